@@ -1,0 +1,22 @@
+"""Guest RAM: numpy arrays at guest-physical addresses, and everything that touches them."""
+
+from __future__ import annotations
+
+from pyvirtfs.memory.buffers import Buffers, IovecBuffers, ViewBuffers
+from pyvirtfs.memory.guest import GuestMemory
+from pyvirtfs.memory.ordering import TOTAL_STORE_ORDER, full_barrier, load_barrier, store_barrier
+from pyvirtfs.memory.regions import Region
+from pyvirtfs.memory.span import SpanBuffers
+
+__all__ = [
+    "TOTAL_STORE_ORDER",
+    "Buffers",
+    "GuestMemory",
+    "IovecBuffers",
+    "Region",
+    "SpanBuffers",
+    "ViewBuffers",
+    "full_barrier",
+    "load_barrier",
+    "store_barrier",
+]
