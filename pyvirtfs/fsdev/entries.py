@@ -1,0 +1,309 @@
+"""The objects of an export that somebody uses: shared, reference-counted, held by an ``O_PATH`` descriptor.
+
+An `Entry` is an object (an inode): all handles on it share it, so that there is one descriptor, one write counter, and
+one place where its locks belong. It pins the inode, so its number cannot come to mean something else meanwhile.
+
+A `Node` is an entry as it was found: below which folder and by which name. Those belong to the node and not to the
+entry, since an object with two links has two of them. Handles that found the same object at the same place share the
+node.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+import struct
+from typing import Final
+from zlib import crc32
+
+from pyvirtfs.fsdev.driver import QID_DIRECTORY, QID_FILE, QID_SYMLINK, Attributes, Qid
+from pyvirtfs.fsdev.qids import FOREIGN, QidPaths
+from pyvirtfs.syscalls import buffer_reader
+
+PATH_FLAGS: Final = os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC
+"""How the objects of an export are looked up: no symbolic link is followed, nothing is opened in earnest."""
+
+# struct statx of linux/stat.h. All fields of `Attributes`, from stx_nlink to stx_dev_minor without the padding:
+UNPACK_ATTRIBUTES: Final = struct.Struct("=16x3IH2x3Q8xqI4xqI4xqI4xqI4x4I").unpack_from
+# and what tells an object from others: stx_mode, stx_ino, stx_size, stx_dev_major and stx_dev_minor as one number.
+_UNPACK_IDENTITY: Final = struct.Struct("=28xH2xQQ88xQ").unpack_from
+_CHANGE_TIMES: Final = slice(96, 128)
+"""stx_ctime and stx_mtime."""
+WRITE_STEP: Final = 0x9E3779B1
+"""What one write adds to the seed of the version; large, so that it does not look like a change of the size."""
+_REMEMBERED_WRITES: Final = 1024
+
+_QID_TYPES: Final = {stat.S_IFDIR: QID_DIRECTORY, stat.S_IFLNK: QID_SYMLINK}
+
+_new = tuple.__new__
+_open = os.open
+_close = os.close
+
+
+class Entry:
+    """An object of the export that somebody uses.
+
+    Attributes:
+        fd: ``O_PATH`` descriptor; -1 once the entry was dropped.
+        path: Its qid.path, and its key in the table.
+        kind: The S_IFMT bits of its mode.
+        qid_type: The same as 9P says it.
+        refs: Nodes of it, nodes below it, open files of it, whoever else holds it.
+        writes: Changes made through the export, counted in a large step: timestamps are coarser than writes are fast.
+        node: The first node of it, if there is one.
+        more_nodes: Further ones: only of objects with several links.
+        writers: Descriptors through which it can be truncated although its mode forbids to open it for that.
+    """
+
+    __slots__ = ("fd", "kind", "more_nodes", "node", "path", "qid_type", "refs", "writers", "writes")
+
+    def __init__(self, fd: int, path: int, kind: int, writes: int) -> None:
+        self.fd = fd
+        self.path = path
+        self.kind = kind
+        self.qid_type = _QID_TYPES.get(kind, QID_FILE)
+        self.refs = 1
+        self.writes = writes
+        self.node: Node | None = None
+        self.more_nodes: list[Node] | None = None
+        self.writers: list[int] | None = None
+
+    @property
+    def proc_path(self) -> bytes:
+        """A path to exactly this object, for the calls that take no ``O_PATH`` descriptor."""
+        return b"/proc/self/fd/%d" % self.fd
+
+
+class Node:
+    """An entry at the place where it was found.
+
+    Attributes:
+        entry: The object.
+        parent: The folder; None for the root, and where ``..`` led to the object and so nobody knows yet.
+        name: Its name there, changed when the object is renamed through the export.
+        refs: How many handles of the server share it.
+    """
+
+    __slots__ = ("entry", "name", "parent", "refs")
+
+    def __init__(self, entry: Entry, parent: Entry | None, name: bytes) -> None:
+        self.entry = entry
+        self.parent = parent
+        self.name = name
+        self.refs = 1
+
+
+class EntryTable:
+    """All entries of one export, by qid.path.
+
+    Args:
+        root_fd: ``O_PATH`` descriptor of the export's root, owned by the table from now on.
+        forbid_devices: Whether objects of other devices than the root's are refused (``multidevs=forbid``).
+
+    Attributes:
+        device: The device of the root, as the kernel's two numbers in one.
+        qids: How objects get their qid.path.
+        root: The entry of the root.
+        root_node: The node of the root; every attach shares it.
+        statx: Fills `buffer` with what statx(2) tells of a descriptor, or of a name below one.
+        buffer: A struct statx.
+        change_times: Its ctime and mtime.
+    """
+
+    __slots__ = (
+        "_entries",
+        "_recent_writes",
+        "buffer",
+        "change_times",
+        "device",
+        "qids",
+        "root",
+        "root_node",
+        "statx",
+    )
+
+    def __init__(self, root_fd: int, *, forbid_devices: bool = False) -> None:
+        self.statx, self.buffer = buffer_reader()
+        self.change_times = self.buffer[_CHANGE_TIMES]
+        self._entries: dict[int, Entry] = {}
+        # A write forgotten with its entry could bring the version back to a value that it had before.
+        self._recent_writes: dict[int, int] = {}
+        self.statx(root_fd)
+        self.device: int = _UNPACK_IDENTITY(self.buffer)[3]
+        self.qids = QidPaths(self.device, forbid=forbid_devices)
+        self.root, _ = self.adopt(root_fd)
+        self.root_node = Node(self.root, None, b"")
+        self.root.node = self.root_node
+
+    def __len__(self) -> int:
+        return len(self._entries)
+
+    def get(self, path: int) -> Entry | None:
+        """The entry with that qid.path, if somebody uses it."""
+        return self._entries.get(path)
+
+    # --- stat ---
+
+    def stat(self, fd: int, name: bytes = b"") -> Attributes:
+        """statx(2) of a descriptor, or of a name below it; follows no symbolic link.
+
+        Raises:
+            OSError: As statx(2).
+        """
+        self.statx(fd, name)
+        return _new(Attributes, UNPACK_ATTRIBUTES(self.buffer))
+
+    def identify(self, fd: int, name: bytes = b"") -> tuple[int, int]:
+        """st_mode and the qid.path of a descriptor, or of a name below it; follows no symbolic link.
+
+        Raises:
+            OSError: As statx(2) and `QidPaths.path`.
+        """
+        self.statx(fd, name)
+        mode, inode, _, device = _UNPACK_IDENTITY(self.buffer)
+        return mode, self.qids.path(device, inode)
+
+    def device_of(self, fd: int, name: bytes = b"") -> int:
+        """The device of a descriptor, or of a name below it, as the kernel's two numbers in one.
+
+        Raises:
+            OSError: As statx(2).
+        """
+        self.statx(fd, name)
+        device: int = _UNPACK_IDENTITY(self.buffer)[3]
+        return device
+
+    def qid(self, entry: Entry) -> Qid:
+        """The qid of an entry, with the version of this moment.
+
+        Raises:
+            OSError: As statx(2).
+        """
+        self.statx(entry.fd)
+        size = _UNPACK_IDENTITY(self.buffer)[2]
+        return _new(Qid, (entry.qid_type, crc32(self.change_times, size + entry.writes) or 1, entry.path))
+
+    # --- entries ---
+
+    def adopt(self, fd: int) -> tuple[Entry, Qid]:
+        """The entry of the object that `fd` stands for, with one reference for the caller.
+
+        Args:
+            fd: ``O_PATH`` descriptor; the table's from now on, also if this raises.
+
+        Raises:
+            OSError: As statx(2) and `QidPaths.path`.
+        """
+        try:
+            self.statx(fd)
+            mode, inode, size, device = _UNPACK_IDENTITY(self.buffer)
+            path = inode if device == self.device and inode < FOREIGN else self.qids.path(device, inode)
+        except OSError:
+            _close(fd)
+            raise
+        entry = self._entries.get(path)
+        if entry is None:
+            self._entries[path] = entry = Entry(fd, path, mode & 0o170000, self._recent_writes.pop(path, 0))
+        else:
+            _close(fd)
+            entry.refs += 1
+        version = crc32(self.change_times, size + entry.writes) or 1
+        return entry, _new(Qid, (entry.qid_type, version, path))
+
+    def drop(self, entry: Entry) -> None:
+        """Give one reference back; the last one closes the descriptor."""
+        refs = entry.refs - 1
+        entry.refs = refs
+        if refs > 0:
+            return
+        fd = entry.fd
+        if fd < 0:
+            return  # the table was closed before
+        entry.fd = -1
+        del self._entries[entry.path]
+        if entry.writes:
+            recent = self._recent_writes
+            recent[entry.path] = entry.writes
+            if len(recent) > _REMEMBERED_WRITES:
+                del recent[next(iter(recent))]
+        _close(fd)
+
+    def close(self) -> None:
+        """Close every descriptor; entries and nodes that are still held fail with EBADF from then on."""
+        for entry in self._entries.values():
+            _close(entry.fd)
+            entry.fd = -1
+            entry.node = entry.more_nodes = None
+        self._entries.clear()
+
+    # --- nodes ---
+
+    def find(self, parent: Entry, name: bytes) -> tuple[Node, Qid]:
+        """A new handle on what is in a folder by a name; follows no symbolic link.
+
+        Raises:
+            OSError: As openat(2) and `QidPaths.path`; ENOTDIR if `parent` is no folder.
+        """
+        entry, qid = self.adopt(_open(name, PATH_FLAGS, dir_fd=parent.fd))
+        if entry.node is None:
+            entry.node = node = Node(entry, parent, name)
+            parent.refs += 1
+            return node, qid
+        return self.place(entry, parent, name), qid
+
+    def place(self, entry: Entry, parent: Entry | None, name: bytes) -> Node:
+        """The node of an entry at a place; takes over the caller's reference of the entry."""
+        node = entry.node
+        if node is None:
+            entry.node = node = Node(entry, parent, name)
+            if parent is not None:
+                parent.refs += 1
+            return node
+        if node.parent is not parent or node.name != name:
+            more = entry.more_nodes
+            if more is None:
+                more = entry.more_nodes = []
+            for node in more:
+                if node.parent is parent and node.name == name:
+                    break
+            else:
+                node = Node(entry, parent, name)
+                more.append(node)
+                if parent is not None:
+                    parent.refs += 1
+                return node
+        node.refs += 1
+        entry.refs -= 1
+        return node
+
+    def release(self, node: Node) -> None:
+        """Give one handle of a node back; never fails."""
+        refs = node.refs - 1
+        node.refs = refs
+        if refs > 0:
+            return
+        if refs < 0:  # it was given back already
+            node.refs = 0
+            return
+        entry = node.entry
+        more = entry.more_nodes
+        if entry.node is node:
+            entry.node = more.pop() if more else None
+        elif more and node in more:
+            more.remove(node)
+        self.drop(entry)
+        parent = node.parent
+        if parent is not None:
+            if parent.refs > 1:
+                parent.refs -= 1
+            else:
+                self.drop(parent)
+
+    def moved(self, entry: Entry, parent: Entry, name: bytes, new_parent: Entry, new_name: bytes) -> None:
+        """The object was renamed: its node at the old place follows."""
+        first = entry.node
+        for node in (*((first,) if first is not None else ()), *(entry.more_nodes or ())):
+            if node.parent is parent and node.name == name:
+                new_parent.refs += 1
+                node.parent, node.name = new_parent, new_name
+                self.drop(parent)

@@ -1,0 +1,141 @@
+"""The local driver's locks: the export's own table, and open file description locks so that the host sees them.
+
+The table is the authority among guests. For the host, each owner with locks on an object has an open description of its
+own, which lives as long as the owner holds a lock there; F_OFD_SETLK of fcntl(2) on it says whether a program of the
+host stands in the way. It is opened for reading and writing where the file allows it: a description opened for reading
+alone cannot hold an exclusive lock, and the host does not see that lock then.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+from typing import Final
+
+from pyvirtfs.fsdev.driver import Lock, LockHolder
+from pyvirtfs.fsdev.entries import Entry, Node
+from pyvirtfs.fsdev.local_core import LocalCore, fail
+from pyvirtfs.fsdev.locks import Owner, bounds, owner_of
+from pyvirtfs.syscalls import find_lock, reopen, try_lock, unlock
+
+_OUT_OF: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM})
+_FLAGS: Final = os.O_CLOEXEC | os.O_NOCTTY | os.O_NONBLOCK
+
+
+class LocalLocks(LocalCore):
+    """Locks."""
+
+    def lock(self, node: Node, lock: Lock, holder: LockHolder) -> bool:
+        """See `ExportDriver.lock`."""
+        entry = node.entry
+        locks = self._locks
+        start, end = bounds(lock)
+        if locks.conflict(entry.path, lock, holder) is not None:
+            return False
+        locks.preview(entry.path, lock, holder)  # ENOLCK before anything is done
+        owner = owner_of(lock, holder)
+        fresh = (entry.path, owner) not in self._pinned
+        fd = self._pin(entry, owner)
+        granted = False
+        try:
+            granted = fd < 0 or self._lock_on_host(fd, start, end, exclusive=lock.exclusive)
+            if granted:
+                locks.lock(entry.path, lock, holder)
+        finally:
+            if fresh and not granted:
+                self._unpin(entry.path, owner)
+        return granted
+
+    @staticmethod
+    def _lock_on_host(fd: int, start: int, end: int, *, exclusive: bool) -> bool:
+        """Take a lock on the host; False if a program of the host holds it."""
+        try:
+            return try_lock(fd, start, end, exclusive=exclusive)
+        except OSError as error:
+            if error.errno != errno.EBADF or not exclusive:
+                raise
+            # Opened for reading only: the host cannot be asked to hold it, only whether somebody else does.
+            return find_lock(fd, start, end, exclusive=True) is None
+
+    def unlock(self, node: Node, lock: Lock, holder: LockHolder) -> None:
+        """See `ExportDriver.unlock`."""
+        path = node.entry.path
+        start, end = bounds(lock)
+        owner = owner_of(lock, holder)
+        self._locks.unlock(path, lock, holder)
+        self._unlock_on_host(path, owner, start, end)
+
+    def _unlock_on_host(self, path: int, owner: Owner, start: int, end: int) -> None:
+        pinned = self._pinned.get((path, owner))
+        if pinned is None:
+            return
+        if not self._locks.held(path, owner):
+            self._unpin(path, owner)
+        elif pinned[1] >= 0:
+            unlock(pinned[1], start, end)
+
+    def getlock(self, node: Node, lock: Lock, holder: LockHolder) -> Lock | None:
+        """See `ExportDriver.getlock`; a program of the host has no client_id, and process 0 if it is not known."""
+        entry = node.entry
+        start, end = bounds(lock)
+        found = self._locks.conflict(entry.path, lock, holder)
+        if found is not None:
+            return found
+        pinned = self._pinned.get((entry.path, owner_of(lock, holder)))
+        fd = pinned[1] if pinned is not None else self._open_for_locks(entry)
+        if fd < 0:
+            return None
+        try:
+            held = find_lock(fd, start, end, exclusive=lock.exclusive)
+        finally:
+            if pinned is None:
+                os.close(fd)
+        return None if held is None else Lock(held.exclusive, held.start, held.end, max(held.pid, 0), b"")
+
+    def release_locks(self, node: Node, holder: LockHolder) -> int:
+        """See `ExportDriver.release_locks`."""
+        path = node.entry.path
+        released = self._locks.release(path, holder)
+        for owner, held in released:
+            self._unlock_on_host(path, owner, held.start, held.end)
+        return len(released)
+
+    # --- the descriptions that hold the host's locks ---
+
+    def _pin(self, entry: Entry, owner: Owner) -> int:
+        """The descriptor that holds an owner's locks on an object; -1 if the host cannot hold any."""
+        key = entry.path, owner
+        pinned = self._pinned.get(key)
+        if pinned is None:
+            pinned = self._pinned[key] = entry, self._open_for_locks(entry)
+            entry.refs += 1
+        return pinned[1]
+
+    def _unpin(self, path: int, owner: Owner) -> None:
+        entry, fd = self._pinned.pop((path, owner))
+        if fd >= 0:
+            os.close(fd)
+        self._table.drop(entry)
+
+    def _open_for_locks(self, entry: Entry) -> int:
+        """Open an object to hold locks; -1 if that cannot be.
+
+        Raises:
+            OSError: There are no descriptors left.
+        """
+        if entry.kind != stat.S_IFREG:
+            if entry.kind != stat.S_IFDIR:
+                return -1
+            modes: tuple[int, ...] = (os.O_RDONLY,)
+        else:
+            modes = (os.O_RDONLY,) if self.readonly else (os.O_RDWR, os.O_RDONLY)
+        if entry.fd < 0:
+            fail(errno.EBADF)
+        for mode in modes:
+            try:
+                return reopen(entry.fd, mode | _FLAGS)
+            except OSError as error:
+                if error.errno in _OUT_OF:
+                    raise
+        return -1

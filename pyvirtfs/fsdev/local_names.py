@@ -1,0 +1,226 @@
+"""The local driver's operations on names: walk, link, rename, unlink.
+
+A name is resolved by one ``openat(O_PATH | O_NOFOLLOW)`` below the descriptor of its folder, which no symbolic link can
+redirect, and which costs the same at any depth.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+from collections.abc import Sequence
+from typing import Final
+
+from pyvirtfs.fsdev.driver import Attributes, Qid, Walk
+from pyvirtfs.fsdev.entries import PATH_FLAGS, Entry, Node
+from pyvirtfs.fsdev.listing import find_name
+from pyvirtfs.fsdev.local_core import LocalCore, fail
+from pyvirtfs.syscalls import link_descriptor
+
+_FOLDER_FLAGS: Final = PATH_FLAGS | os.O_DIRECTORY
+_DOTS: Final = frozenset({b".", b".."})
+
+_new = tuple.__new__
+_open = os.open
+
+
+def _object(attributes: Attributes) -> tuple[int, int, int]:
+    """What tells an object from all others of the host."""
+    return attributes.ino, attributes.dev_major, attributes.dev_minor
+
+
+class LocalNames(LocalCore):
+    """Walk, link, rename, unlink."""
+
+    def attach(self, aname: bytes, uid: int) -> tuple[Node, Qid]:
+        """A handle on the root, whatever tree the guest asked for; as QEMU does it."""
+        del aname, uid
+        table = self._table
+        qid = table.qid(table.root)
+        table.root_node.refs += 1
+        return table.root_node, qid
+
+    def release(self, node: Node) -> None:
+        """See `ExportDriver.release`."""
+        self._table.release(node)
+
+    # --- walk ---
+
+    def walk(self, node: Node, names: Sequence[bytes]) -> Walk[Node]:
+        """See `ExportDriver.walk`; ENOENT where ``..`` meets a folder that the host has moved out of the export."""
+        if len(names) == 1:
+            name = names[0]
+            if name not in _DOTS:
+                found, qid = self._table.find(node.entry, name)
+                return _new(Walk, ((qid,), found))
+        elif not names:
+            node.refs += 1
+            return _new(Walk, ((), node))
+        return self._walk_far(node, names)
+
+    def _walk_far(self, node: Node, names: Sequence[bytes]) -> Walk[Node]:
+        """Walk of several names, or of dots."""
+        table = self._table
+        qids: list[Qid] = []
+        node.refs += 1
+        try:
+            for name in names:
+                following, qid = self._step(node, name)
+                table.release(node)
+                node = following
+                qids.append(qid)
+        except OSError:
+            table.release(node)
+            if not qids:
+                raise
+            return Walk(qids, None)
+        return Walk(qids, node)
+
+    def _step(self, node: Node, name: bytes) -> tuple[Node, Qid]:
+        """One name of a longer walk: a new handle."""
+        table = self._table
+        here = node.entry
+        if name == b"..":
+            entry, qid = self._folder_above(here)
+            found = entry.node
+            if found is None:
+                return table.place(entry, None, b""), qid
+            table.drop(entry)
+            found.refs += 1
+            return found, qid
+        if name == b".":
+            if here.kind != stat.S_IFDIR:
+                fail(errno.ENOTDIR)
+            qid = table.qid(here)
+            node.refs += 1
+            return node, qid
+        return table.find(here, name)
+
+    def _folder_above(self, entry: Entry) -> tuple[Entry, Qid]:
+        """The folder that a folder is in, with one reference; the root is in itself.
+
+        The host may have moved the folder out of the export since it was found. So the way up is followed until it
+        meets the root; if it ends at the root of the host instead, the guest gets ENOENT and nothing of what is there.
+        """
+        table = self._table
+        root = table.root
+        if entry is root:
+            entry.refs += 1
+            return entry, table.qid(entry)
+        above = _open(b"..", _FOLDER_FLAGS, dir_fd=entry.fd)
+        try:
+            seen = table.stat(above)
+            top = table.stat(root.fd)
+            climber = os.dup(above)
+            try:
+                while _object(seen) != _object(top):
+                    higher = _open(b"..", _FOLDER_FLAGS, dir_fd=climber)
+                    os.close(climber)
+                    climber = higher
+                    below, seen = seen, table.stat(climber)
+                    if _object(seen) == _object(below):
+                        fail(errno.ENOENT)
+            finally:
+                os.close(climber)
+        except OSError:
+            os.close(above)
+            raise
+        return table.adopt(above)
+
+    def readlink(self, node: Node) -> bytes:
+        """See `ExportDriver.readlink`."""
+        entry = node.entry
+        if entry.kind != stat.S_IFLNK:
+            fail(errno.EINVAL)
+        return os.readlink(b"", dir_fd=entry.fd)  # an empty path: the link that the descriptor itself stands for
+
+    # --- places ---
+
+    def _place_of(self, node: Node) -> tuple[Entry, bytes]:
+        """The folder and the name of a node, checked a moment ago.
+
+        Raises:
+            OSError: ESTALE if the object is not there any more, EBUSY for the root.
+        """
+        table = self._table
+        parent = node.parent
+        if parent is None:
+            if node.entry is table.root:
+                fail(errno.EBUSY)
+            parent = self._find_place(node)
+        try:
+            _, path = table.identify(parent.fd, node.name)
+        except OSError as error:
+            if error.errno in {errno.ENOENT, errno.ENOTDIR}:
+                fail(errno.ESTALE)
+            raise
+        if path != node.entry.path:
+            fail(errno.ESTALE)
+        return parent, node.name
+
+    def _find_place(self, node: Node) -> Entry:
+        """Find out where a folder is that ``..`` led to."""
+        entry = node.entry
+        table = self._table
+        parent, _ = self._folder_above(entry)
+        name = None
+        try:
+            name = find_name(
+                parent.proc_path,
+                table.stat(entry.fd).ino,
+                lambda name: table.identify(parent.fd, name)[1] == entry.path,
+            )
+        finally:
+            if name is None:
+                table.drop(parent)
+        if name is None:
+            fail(errno.ESTALE)
+        node.parent, node.name = parent, name
+        return parent
+
+    # --- link, rename, unlink ---
+
+    def link(self, directory: Node, node: Node, name: bytes) -> None:
+        """See `ExportDriver.link`."""
+        self._check_writable()
+        entry = node.entry
+        if entry.kind == stat.S_IFDIR:
+            fail(errno.EPERM)
+        link_descriptor(entry.fd, directory.entry.fd, name)
+
+    def rename(self, node: Node, directory: Node, name: bytes) -> None:
+        """See `ExportDriver.rename`."""
+        self._check_writable()
+        parent, old_name = self._place_of(node)
+        self._rename(parent, old_name, directory.entry, name)
+
+    def renameat(self, old_directory: Node, old_name: bytes, directory: Node, name: bytes) -> None:
+        """See `ExportDriver.renameat`."""
+        self._check_writable()
+        self._rename(old_directory.entry, old_name, directory.entry, name)
+
+    def _rename(self, old: Entry, old_name: bytes, new: Entry, new_name: bytes) -> None:
+        table = self._table
+        entry = table.get(table.identify(old.fd, old_name)[1])
+        os.rename(old_name, new_name, src_dir_fd=old.fd, dst_dir_fd=new.fd)
+        if entry is not None and not self._is_at(entry, old, old_name):
+            table.moved(entry, old, old_name, new, new_name)
+
+    def _is_at(self, entry: Entry, parent: Entry, name: bytes) -> bool:
+        """Whether a name still means the object: rename(2) between two links of one object does nothing."""
+        try:
+            return self._table.identify(parent.fd, name)[1] == entry.path
+        except OSError:
+            return False
+
+    def unlinkat(self, directory: Node, name: bytes, *, folder: bool) -> None:
+        """See `ExportDriver.unlinkat`."""
+        self._check_writable()
+        (os.rmdir if folder else os.unlink)(name, dir_fd=directory.entry.fd)
+
+    def remove(self, node: Node) -> None:
+        """See `ExportDriver.remove`."""
+        self._check_writable()
+        parent, name = self._place_of(node)
+        (os.rmdir if node.entry.kind == stat.S_IFDIR else os.unlink)(name, dir_fd=parent.fd)

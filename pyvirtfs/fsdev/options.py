@@ -1,0 +1,270 @@
+"""QEMU's option syntax, and tables that say which options there are.
+
+The syntax is that of QEMU's manual page: ``key=value,key=value``, a comma inside a value written twice, the first value
+without its key (``-fsdev local,...``), a lone key for a switch (``readonly`` means ``readonly=on``), and the last one
+counts where a key is given twice.
+
+A driver declares its options as an `OptionTable`; whatever somebody writes is checked against it, and a mistake is a
+`ConfigError` that names the option, what it got and what it may be.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Final, Literal, TypeAlias
+
+from pyvirtfs.errors import ConfigError
+
+OptionValue: TypeAlias = str | int | bool | None
+"""What an option means: None stands for *not given, and there is no default*."""
+
+OptionType: TypeAlias = Literal["str", "bool", "number", "choice"]
+
+_SWITCH: Final = {
+    "on": True, "yes": True, "true": True, "y": True,
+    "off": False, "no": False, "false": False, "n": False,
+}  # fmt: skip
+_NUMBER: Final = re.compile(r"0[xX](?P<hexadecimal>[0-9a-fA-F]+)|(?P<octal>0[0-7]*)|(?P<decimal>[1-9][0-9]*)")
+_IDENTIFIER: Final = re.compile(r"[A-Za-z][A-Za-z0-9._-]*")
+
+
+def _split(text: str) -> Iterator[str]:
+    """The parts between single commas, with doubled commas made single."""
+    part: list[str] = []
+    at = 0
+    while True:
+        comma = text.find(",", at)
+        if comma < 0:
+            part.append(text[at:])
+            yield "".join(part)
+            return
+        if text.startswith(",,", comma):
+            part.append(text[at : comma + 1])
+            at = comma + 2
+            continue
+        part.append(text[at:comma])
+        yield "".join(part)
+        part = []
+        at = comma + 1
+
+
+def parse_pairs(text: str, first_key: str | None = None) -> dict[str, str]:
+    """Split an option string.
+
+    Args:
+        text: What stands behind ``-fsdev``, ``-virtfs`` or ``-device``.
+        first_key: The key that may be left out at the first value.
+
+    Returns:
+        The values by key, in the order written. A lone key has the value ``on``.
+
+    Raises:
+        ConfigError: A part has no key.
+    """
+    pairs: dict[str, str] = {}
+    if not text:
+        return pairs
+    for index, part in enumerate(_split(text)):
+        key, equals, value = part.partition("=")
+        if not equals:
+            if index == 0 and first_key is not None:
+                key, value = first_key, part
+            else:
+                value = "on"
+        if not key:
+            if not part and index:
+                continue  # QEMU, too, overlooks a comma at the end
+            raise ConfigError(first_key or "options", f"an option has no name in {text!r}")
+        pairs.pop(key, None)
+        pairs[key] = value
+    return pairs
+
+
+def parse_bool(option: str, text: str) -> bool:
+    """The value of a switch.
+
+    Raises:
+        ConfigError: It is none of QEMU's words for on and off.
+    """
+    value = _SWITCH.get(text)
+    if value is None:
+        raise ConfigError(option, f"{text!r} is not a switch position", ("on", "off"))
+    return value
+
+
+def parse_number(option: str, text: str) -> int:
+    """A number that is not negative; ``0x`` makes it hexadecimal, a leading ``0`` octal, as strtoul(3) with base 0.
+
+    Raises:
+        ConfigError: It is none.
+    """
+    found = _NUMBER.fullmatch(text)
+    if found is None:
+        raise ConfigError(option, f"{text!r} is not a number (decimal, 0x hexadecimal, 0 octal)")
+    base = {"hexadecimal": 16, "octal": 8, "decimal": 10}[str(found.lastgroup)]
+    return int(found[str(found.lastgroup)], base)
+
+
+def check_identifier(option: str, text: str) -> str:
+    """The identifier again: a letter, then letters, digits, ``-``, ``.``, ``_``.
+
+    Raises:
+        ConfigError: It is not well formed.
+    """
+    if _IDENTIFIER.fullmatch(text) is None:
+        raise ConfigError(option, f"{text!r} is not an identifier (a letter, then letters, digits, '-', '.', '_')")
+    return text
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Option:
+    """One option of a driver, as declared."""
+
+    name: str
+    type: OptionType = "str"
+    help: str = ""
+    default: OptionValue = None
+    required: bool = False
+    choices: tuple[str, ...] = ()
+    """For type ``choice``: every value that is known and works."""
+    refused: Mapping[str, str] | None = None
+    """For type ``choice``: values that are known and do not work, and why."""
+
+    def parse(self, text: str) -> OptionValue:
+        """What `text` means.
+
+        Raises:
+            ConfigError: It is not a value of this option.
+        """
+        if self.type == "bool":
+            return parse_bool(self.name, text)
+        if self.type == "number":
+            return parse_number(self.name, text)
+        if self.type == "choice" and text not in self.choices:
+            reason = (self.refused or {}).get(text, "is not a known value")
+            raise ConfigError(self.name, f"{text!r} {reason}", self.choices)
+        return text
+
+
+class OptionTable:
+    """The options of one driver or device.
+
+    Args:
+        subject: What they belong to, for messages: ``fsdev driver 'local'``.
+        options: The options, in the order in which help shows them.
+        refused: Names that are known and do not work, and why; a name that ends in ``*`` stands for all that begin so.
+    """
+
+    __slots__ = ("_refused", "options", "subject")
+
+    def __init__(self, subject: str, options: Iterable[Option], refused: Mapping[str, str] | None = None) -> None:
+        self.subject = subject
+        self.options: dict[str, Option] = {option.name: option for option in options}
+        self._refused = dict(refused or {})
+
+    def parse(self, pairs: Mapping[str, str]) -> dict[str, OptionValue]:
+        """The value of every option of the table: what `pairs` says, or the default.
+
+        Raises:
+            ConfigError: A key or a value is not in the table, or a required one is missing.
+        """
+        values: dict[str, OptionValue] = {}
+        for key, text in pairs.items():
+            option = self.options.get(key)
+            if option is None:
+                raise ConfigError(key, self._unknown(key, text), self.options)
+            values[key] = option.parse(text)
+        for option in self.options.values():
+            if option.name not in values:
+                if option.required:
+                    raise ConfigError(option.name, f"{self.subject} needs it", option.choices)
+                values[option.name] = option.default
+        return values
+
+    def _unknown(self, key: str, text: str) -> str:
+        for name, reason in self._refused.items():
+            if key == name or (name.endswith("*") and key.startswith(name[:-1])):
+                return f"got {text!r}, but {reason}"
+        return f"{self.subject} has no such option"
+
+
+@dataclass(frozen=True, slots=True)
+class FsdevOptions:
+    """An export as written behind ``-fsdev``."""
+
+    driver: str
+    """Name of the driver; not checked here, the registry knows them."""
+    id: str | None
+    values: Mapping[str, str]
+    """The driver's own options, not checked here either."""
+
+
+@dataclass(frozen=True, slots=True)
+class VirtfsOptions:
+    """What ``-virtfs`` abbreviates: an export and the device that offers it."""
+
+    fsdev: FsdevOptions
+    mount_tag: str
+
+
+@dataclass(frozen=True, slots=True)
+class DeviceOptions:
+    """A device as written behind ``-device``; its properties are checked by whoever makes the device."""
+
+    driver: str
+    properties: Mapping[str, str]
+
+
+def _pop_required(pairs: dict[str, str], key: str, option: str, what: str) -> str:
+    value = pairs.pop(key, "")
+    if not value:
+        raise ConfigError(option, f"{what} is missing")
+    return value
+
+
+def parse_fsdev(text: str, *, id_required: bool = False) -> FsdevOptions:
+    """Read ``DRIVER,id=ID,key=value,...``.
+
+    Args:
+        text: What stands behind ``-fsdev``.
+        id_required: As on QEMU's command line, where a device refers to the export by its id.
+
+    Raises:
+        ConfigError: The driver, or a required id, is missing, or the id is not well formed.
+    """
+    pairs = parse_pairs(text, "fsdriver")
+    driver = _pop_required(pairs, "fsdriver", "-fsdev", "the name of the driver")
+    identifier = pairs.pop("id", None)
+    if identifier is not None:
+        check_identifier("id", identifier)
+    elif id_required:
+        raise ConfigError("id", f"-fsdev {driver} needs it")
+    return FsdevOptions(driver, identifier, pairs)
+
+
+def parse_virtfs(text: str) -> VirtfsOptions:
+    """Read ``DRIVER,mount_tag=TAG,key=value,...[,id=ID]``; the id of the export is the mount tag if none is given.
+
+    Raises:
+        ConfigError: The driver or the mount tag is missing, or the id is not well formed.
+    """
+    pairs = parse_pairs(text, "fsdriver")
+    driver = _pop_required(pairs, "fsdriver", "-virtfs", "the name of the driver")
+    mount_tag = _pop_required(pairs, "mount_tag", "mount_tag", "the name under which the guest mounts the export")
+    identifier = pairs.pop("id", None)
+    if identifier is not None:
+        check_identifier("id", identifier)
+    return VirtfsOptions(FsdevOptions(driver, identifier or mount_tag, pairs), mount_tag)
+
+
+def parse_device(text: str) -> DeviceOptions:
+    """Read ``DRIVER,property=value,...``.
+
+    Raises:
+        ConfigError: The name of the device is missing.
+    """
+    pairs = parse_pairs(text, "driver")
+    driver = _pop_required(pairs, "driver", "-device", "the name of the device")
+    return DeviceOptions(driver, pairs)

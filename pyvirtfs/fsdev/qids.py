@@ -1,0 +1,70 @@
+"""qid.path: one 64-bit number for each object of an export, even if the export spans several host devices.
+
+9P2000 identifies an object by a 64-bit path, Linux by device and inode number. On the device of the export's root the
+inode number is the path, as every 9P server does it. Objects of other devices (something is mounted below the export)
+get a number with the highest bit set: 15 bits stand for (device, high 16 bits of the inode number) and are given out in
+order of appearance, the low 48 bits of the inode number follow. That needs memory for each device, not for each object.
+When the 15 bits are used up, single objects are numbered one by one.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+from typing import Final
+
+FOREIGN: Final = 1 << 63
+"""Set in the paths that are not an inode number of the root's device."""
+
+_LOW_BITS: Final = 48
+_LOW_MASK: Final = (1 << _LOW_BITS) - 1
+
+
+class QidPaths:
+    """The mapping from (device, inode number) to qid.path; stable for as long as the object lives.
+
+    Args:
+        device: The device of the export's root, as any number.
+        forbid: Refuse objects of other devices instead of numbering them (``multidevs=forbid``).
+        prefixes: How many (device, high bits) pairs get a prefix of their own; at most 32767.
+        singles: How many objects are numbered one by one after that; at most 2**48.
+    """
+
+    __slots__ = ("_forbid", "_max_prefixes", "_max_singles", "_prefixes", "_singles", "device")
+
+    def __init__(self, device: int, *, forbid: bool = False, prefixes: int = 0x7FFF, singles: int = 1 << 20) -> None:
+        self.device = device
+        self._forbid = forbid
+        self._max_prefixes = prefixes
+        self._max_singles = singles
+        self._prefixes: dict[tuple[int, int], int] = {}
+        self._singles: dict[tuple[int, int], int] = {}
+
+    def path(self, device: int, inode: int) -> int:
+        """The qid.path of an object.
+
+        Raises:
+            OSError: ENODEV if other devices are forbidden; ENFILE if no number is left.
+        """
+        if device == self.device:
+            if inode < FOREIGN:
+                return inode
+        elif self._forbid:
+            raise OSError(errno.ENODEV, os.strerror(errno.ENODEV))
+        group = device, inode >> _LOW_BITS
+        prefix = self._prefixes.get(group)
+        if prefix is None:
+            if len(self._prefixes) >= self._max_prefixes:
+                return self._single(device, inode)
+            # 0 is the prefix of the objects that are numbered one by one.
+            prefix = self._prefixes[group] = len(self._prefixes) + 1
+        return FOREIGN | prefix << _LOW_BITS | inode & _LOW_MASK
+
+    def _single(self, device: int, inode: int) -> int:
+        key = device, inode
+        number = self._singles.get(key)
+        if number is None:
+            if len(self._singles) >= self._max_singles:
+                raise OSError(errno.ENFILE, os.strerror(errno.ENFILE))
+            number = self._singles[key] = len(self._singles)
+        return FOREIGN | number

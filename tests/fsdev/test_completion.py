@@ -1,0 +1,64 @@
+from __future__ import annotations
+
+import errno
+import threading
+
+import pytest
+
+from pyvirtfs.fsdev.completion import Completion
+
+
+def test_result_before_receiver() -> None:
+    completion: Completion[int] = Completion()
+    completion.set_result(3)
+    seen: list[Completion[int]] = []
+    completion.on_done(seen.append)
+    assert seen == [completion]
+    assert completion.done
+    assert completion.result() == 3
+
+
+def test_error_after_receiver() -> None:
+    completion: Completion[int] = Completion()
+    seen: list[Completion[int]] = []
+    completion.on_done(seen.append)
+    assert not seen
+    completion.set_error(OSError(errno.EIO, "x"))
+    assert seen == [completion]
+    with pytest.raises(OSError, match="x"):
+        completion.result()
+
+
+def test_misuse() -> None:
+    completion: Completion[None] = Completion()
+    with pytest.raises(RuntimeError):
+        completion.result()
+    completion.on_done(lambda _: None)
+    with pytest.raises(RuntimeError):
+        completion.on_done(lambda _: None)
+    completion.set_result(None)
+    with pytest.raises(RuntimeError):
+        completion.set_result(None)
+    with pytest.raises(RuntimeError):
+        completion.set_error(OSError())
+
+
+def test_cancel_reaches_the_driver_until_done() -> None:
+    wishes: list[Completion[int]] = []
+    completion: Completion[int] = Completion(wishes.append)
+    completion.cancel()
+    assert wishes == [completion]
+    completion.set_result(1)
+    completion.cancel()
+    assert wishes == [completion]
+
+
+def test_exactly_one_call_whoever_is_first() -> None:
+    for _ in range(200):
+        completion: Completion[int] = Completion()
+        seen: list[int] = []
+        thread = threading.Thread(target=completion.set_result, args=(5,))
+        thread.start()
+        completion.on_done(lambda done, seen=seen: seen.append(done.result()))  # type: ignore[misc]  # lambda default
+        thread.join()
+        assert seen == [5]

@@ -1,0 +1,163 @@
+from __future__ import annotations
+
+import ctypes
+import errno
+import os
+import shutil
+import tempfile
+import traceback
+from pathlib import Path
+
+import pytest
+
+from pyvirtfs.errors import ConfigError
+from pyvirtfs.fsdev import create
+from pyvirtfs.fsdev.driver import Lock, LockHolder, SetAttributes
+from pyvirtfs.fsdev.local import LocalDriver
+from pyvirtfs.memory.buffers import ViewBuffers
+
+
+@pytest.mark.parametrize(
+    ("options", "option", "words"),
+    [
+        ("", "path", ["needs it"]),
+        ("path={top}/none", "security_model", ["needs it", "passthrough", "none"]),
+        ("path={top}/nothing,security_model=none", "path", ["nothing", "does not exist"]),
+        ("path={top}/file,security_model=none", "path", ["file", "not a folder"]),
+        ("path=,security_model=none", "path", ["does not exist"]),
+        ("path={top},security_model=mapped-xattr", "security_model", ["'mapped-xattr'", "not supported yet", "none"]),
+        ("path={top},security_model=squash", "security_model", ["'squash'", "not a known value", "passthrough, none"]),
+        ("path={top},security_model=none,multidevs=warn", "multidevs", ["'warn'", "remap, forbid"]),
+        ("path={top},security_model=none,writeout=later", "writeout", ["'later'", "immediate"]),
+        ("path={top},security_model=none,readonly=maybe", "readonly", ["'maybe'", "on, off"]),
+        ("path={top},security_model=none,fmode=0600", "fmode", ["mapped"]),
+        ("path={top},security_model=none,throttling.bps-total=1", "throttling.bps-total", ["not supported yet"]),
+        ("path={top},security_model=none,pathh=1", "pathh", ["'local'", "no such option"]),
+    ],
+)
+def test_bad_options(tmp_path: Path, no_leak: None, options: str, option: str, words: list[str]) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(ConfigError) as caught:
+        create(f"local,{options.format(top=tmp_path)}")
+    assert caught.value.option == option
+    assert all(word in str(caught.value) for word in words), str(caught.value)
+
+
+def test_bad_arguments(tmp_path: Path, no_leak: None) -> None:
+    with pytest.raises(ConfigError, match="security_model"):
+        LocalDriver(tmp_path, "mapped")
+    with pytest.raises(ConfigError, match="multidevs"):
+        LocalDriver(tmp_path, multidevs="warn")
+    with pytest.raises(ConfigError, match="writeout"):
+        LocalDriver(tmp_path, writeout="never")
+    with pytest.raises(ConfigError, match="path"):
+        LocalDriver("nul\0byte")
+
+
+def test_good_options(tmp_path: Path, no_leak: None) -> None:
+    driver = create(f"local,id=x,path={tmp_path},security_model=none,readonly,writeout=immediate,multidevs=forbid")
+    assert driver.readonly
+    driver.close()
+    driver.close()
+
+
+def test_the_export_may_be_named_through_a_symbolic_link(tmp_path: Path, no_leak: None) -> None:
+    (tmp_path / "real").mkdir()
+    os.symlink("real", tmp_path / "link")
+    driver = LocalDriver(tmp_path / "link")
+    assert driver.attach(b"", 0)[1].path == (tmp_path / "real").stat().st_ino
+    driver.close()
+
+
+def test_close_releases_what_guests_left(tmp_path: Path, no_leak: None) -> None:  # H046
+    (tmp_path / "file").write_bytes(b"x")
+    for _ in range(50):
+        driver = LocalDriver(tmp_path)
+        top, _ = driver.attach(b"", 0)
+        node = driver.walk(top, [b"file"]).node
+        assert node is not None
+        file, _ = driver.open(node, os.O_RDWR, 0)
+        folder, _ = driver.open(top, 0, 0)
+        assert driver.readdir(folder, 0)
+        driver.close()
+        driver.close()
+        driver.close_file(file)
+        driver.release(node)
+        driver.release(top)
+        with pytest.raises(OSError, match="Bad file") as caught:
+            driver.getattr(node)
+        assert caught.value.errno == errno.EBADF
+
+
+def test_passthrough_needs_capabilities(tmp_path: Path, no_leak: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pyvirtfs.fsdev.capabilities.effective_capabilities", lambda: 0)
+    with pytest.raises(ConfigError, match=r"^security_model: 'passthrough' needs CAP_CHOWN, .*root.*none"):
+        LocalDriver(tmp_path, "passthrough")
+    LocalDriver(tmp_path, "passthrough", readonly=True).close()
+    LocalDriver(tmp_path, "none").close()
+
+
+def unprivileged(top: str) -> None:
+    """Runs as an ordinary user."""
+    os.umask(0o077)
+    with pytest.raises(ConfigError, match="CAP_CHOWN"):
+        LocalDriver(top, "passthrough")
+    driver = LocalDriver(top, "none")
+    root, _ = driver.attach(b"", 1000)
+    # The owner asked for is overlooked, the mode is not.
+    node, file, _ = driver.create(root, b"new", os.O_RDWR, 0o4444, 1000, 1000)
+    attributes = driver.getattr(node)[1]
+    assert (attributes.mode, attributes.uid) == (0o104444, os.geteuid())
+    # Open for writing although the mode forbids it now: ftruncate works in the guest, so it must here.
+    assert driver.write(file, 0, ViewBuffers.of(bytearray(b"hello"))) == 5
+    driver.setattr(node, SetAttributes(size=2), 1000)
+    attributes = driver.getattr(node)[1]
+    assert (attributes.size, attributes.mode) == (2, 0o100444)
+    driver.close_file(file)
+    with pytest.raises(PermissionError):
+        driver.setattr(node, SetAttributes(size=1), 1000)
+    driver.link(root, node, b"second")
+    # A file of somebody else.
+    theirs = driver.walk(root, [b"theirs"]).node
+    assert theirs is not None
+    lock = Lock(True, 0, None, 1, b"")
+    one, other = LockHolder(1), LockHolder(2)
+    assert driver.lock(theirs, lock, one)  # the host cannot be told, the guests can
+    assert not driver.lock(theirs, lock, other)
+    assert driver.release_locks(theirs, one) == 1
+    file, _ = driver.open(theirs, os.O_RDONLY | os.O_NOATIME, 0)
+    driver.close_file(file)
+    with pytest.raises(PermissionError):
+        driver.open(theirs, os.O_RDWR, 0)
+    with pytest.raises(PermissionError):
+        driver.setattr(theirs, SetAttributes(mode=0), 0)
+    with pytest.raises(PermissionError):
+        driver.setattr(theirs, SetAttributes(size=0), 0)
+    driver.setattr(theirs, SetAttributes(uid=1, gid=1), 0)  # overlooked
+    driver.close()
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="starts as root to become somebody else")
+def test_as_an_ordinary_user() -> None:
+    top = tempfile.mkdtemp()
+    try:
+        Path(top, "theirs").write_bytes(b"x")
+        os.chmod(top, 0o777)
+        readable, writable = os.pipe()
+        child = os.fork()
+        if child == 0:
+            try:
+                os.setgroups([])
+                os.setresgid(65534, 65534, 65534)
+                os.setresuid(65534, 65534, 65534)
+                ctypes.CDLL(None).prctl(4, 1)  # PR_SET_DUMPABLE: or /proc/self would be root's
+                unprivileged(top)
+            except BaseException:  # noqa: BLE001  (the child must never return into pytest)
+                os.write(writable, traceback.format_exc().encode())
+            os._exit(0)
+        os.close(writable)
+        with os.fdopen(readable, "rb") as pipe:
+            assert pipe.read().decode() == ""
+        os.waitpid(child, 0)
+    finally:
+        shutil.rmtree(top)

@@ -1,0 +1,51 @@
+from __future__ import annotations
+
+import errno
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pyvirtfs.fsdev.qids import FOREIGN, QidPaths
+
+OBJECTS = st.tuples(st.integers(0, 5), st.integers(0, (1 << 64) - 1) | st.sampled_from([0, 1, 1 << 48, FOREIGN]))
+
+
+@given(st.lists(OBJECTS), st.integers(0, 3))
+def test_unique_and_stable(objects: list[tuple[int, int]], prefixes: int) -> None:
+    paths = QidPaths(0, prefixes=prefixes)
+    first = {key: paths.path(*key) for key in objects}
+    assert len(set(first.values())) == len(first)
+    assert {key: paths.path(*key) for key in objects} == first
+    assert all(0 <= path < 1 << 64 for path in first.values())
+    for (device, inode), path in first.items():
+        if device == 0 and inode < FOREIGN:
+            assert path == inode
+
+
+def test_forbid() -> None:
+    paths = QidPaths(7, forbid=True)
+    assert paths.path(7, 5) == 5
+    assert paths.path(7, FOREIGN | 5) != 5
+    with pytest.raises(OSError, match="No such device") as caught:
+        paths.path(8, 5)
+    assert caught.value.errno == errno.ENODEV
+
+
+def test_one_prefix_serves_a_whole_device() -> None:
+    paths = QidPaths(0)
+    for inode in range(1000):
+        paths.path(1, inode)
+    assert len(paths._prefixes) == 1
+    assert not paths._singles
+
+
+def test_exhausted_tables() -> None:  # H089
+    paths = QidPaths(0, prefixes=0x7FFF, singles=100)
+    seen = {paths.path(device, 1) for device in range(1, 0x7FFF + 101)}
+    assert len(seen) == 0x7FFF + 100
+    with pytest.raises(OSError, match="file") as caught:
+        paths.path(1 << 20, 1)
+    assert caught.value.errno == errno.ENFILE
+    assert paths.path(1, 2) not in seen
+    assert paths.path(0x7FFF + 1, 1) in seen

@@ -1,0 +1,86 @@
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from importlib.metadata import EntryPoint
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pyvirtfs.errors import ConfigError
+from pyvirtfs.fsdev import registry
+from pyvirtfs.fsdev.driver import ExportDriver
+from pyvirtfs.fsdev.local import LocalDriver
+from pyvirtfs.fsdev.options import Option, OptionTable, OptionValue, parse_fsdev
+
+seen: list[Mapping[str, OptionValue]] = []
+
+
+def factory(values: Mapping[str, OptionValue]) -> ExportDriver[Any, Any]:
+    seen.append(values)
+    return LocalDriver("/tmp", "none", readonly=True)
+
+
+@pytest.fixture(autouse=True)
+def clean() -> Iterator[None]:
+    known = dict(registry._registered)
+    yield
+    registry._registered.clear()
+    registry._registered.update(known)
+    seen.clear()
+
+
+def test_local_is_built_in(tmp_path: Path) -> None:
+    assert "local" in registry.names()
+    driver = registry.create(f"local,path={tmp_path},security_model=none,readonly")
+    assert isinstance(driver, LocalDriver)
+    assert driver.readonly
+    driver.close()
+    registry.create(parse_fsdev(f"local,path={tmp_path},security_model=none")).close()
+
+
+def test_registered_driver_gets_its_values() -> None:
+    options = OptionTable("x", (Option(name="size", type="number", default=7),))
+    registry.register("mine", factory, options=options, summary="Mine")
+    assert "mine" in registry.names()
+    assert registry.lookup("mine").summary == "Mine"
+    registry.create("mine,id=a,size=0x10").close()
+    registry.create("mine").close()
+    assert seen == [{"size": 16}, {"size": 7}]
+    with pytest.raises(ConfigError, match="colour"):
+        registry.create("mine,colour=red")
+
+
+def test_names_are_unique_unless_replaced() -> None:
+    with pytest.raises(ConfigError, match="'local'"):
+        registry.register("local", factory)
+    registry.register("local", factory, replace=True)
+    registry.create("local").close()
+    assert seen == [{}]
+    registry.unregister("local")
+    with pytest.raises(ConfigError, match="path"):
+        registry.create("local")
+
+
+def test_unknown_driver_lists_the_known() -> None:
+    with pytest.raises(ConfigError, match=r"'proxy'.*local"):
+        registry.create("proxy,path=/x")
+
+
+def test_entry_point(monkeypatch: pytest.MonkeyPatch) -> None:
+    points = [
+        EntryPoint("good", "pyvirtfs.fsdev.local:DRIVER", registry.ENTRY_POINT_GROUP),
+        EntryPoint("gone", "pyvirtfs.no_such_module:DRIVER", registry.ENTRY_POINT_GROUP),
+        EntryPoint("wrong", "os:sep", registry.ENTRY_POINT_GROUP),
+    ]
+
+    def entry_points(*, group: str, name: str | None = None) -> list[EntryPoint]:
+        assert group == "pyvirtfs.fsdev"
+        return [point for point in points if name in {None, point.name}]
+
+    monkeypatch.setattr(registry, "entry_points", entry_points)
+    assert registry.names() == ["gone", "good", "local", "wrong"]
+    assert registry.lookup("good").name == "local"
+    for name in ("gone", "wrong"):
+        with pytest.raises(ConfigError, match=f"'{name}' cannot be loaded"):
+            registry.lookup(name)
