@@ -1,0 +1,325 @@
+"""The split ring: malformed rings, index arithmetic over the wrap, and a model of driver and device."""
+
+from __future__ import annotations
+
+import struct
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+
+from pyvirtfs.errors import GuestError, MemoryAccessError, QueueError
+from pyvirtfs.memory import GuestMemory
+from pyvirtfs.virtio import Chain, SplitQueue
+from pyvirtfs.virtio.queue import need_event
+
+NEXT, WRITE, INDIRECT = 1, 2, 4
+RAM = 1 << 17
+RING = 0x1000  # descriptors; the driver area is one page on, the device area two
+
+
+def make_queue(size: int = 8, *, event_idx: bool = True, memory: GuestMemory | None = None) -> SplitQueue:
+    memory = memory or GuestMemory.anonymous(RAM)
+    queue = SplitQueue(0, memory, 256)
+    queue.negotiate(event_idx=event_idx, indirect=True)
+    state = queue.state
+    state.size, state.descriptors, state.driver, state.device = size, RING, RING + 0x1000, RING + 0x2000
+    queue.enable()
+    return queue
+
+
+@pytest.mark.parametrize("size", [0, 3, 6, 255, 512, 65535, 1 << 40])
+def test_h103_sizes(size: int) -> None:
+    with pytest.raises(QueueError, match="a size of"):
+        make_queue(size)
+
+
+@pytest.mark.parametrize("area", ["descriptors", "driver", "device"])
+@pytest.mark.parametrize(
+    "address", [RAM, RAM - 4, (1 << 64) - 2, (1 << 64) - 16, 0xFFFFFFFF00000000, 0x1001, 0x1003, 0xFE000000]
+)
+def test_h103_addresses(area: str, address: int) -> None:
+    queue = SplitQueue(0, GuestMemory.anonymous(RAM), 256)
+    state = queue.state
+    state.size, state.descriptors, state.driver, state.device = 8, RING, RING + 0x1000, RING + 0x2000
+    setattr(state, area, address)
+    with pytest.raises(GuestError):
+        queue.enable()
+    assert not queue.enabled
+    assert queue.pop() is None
+
+
+def test_h103_a_used_ring_in_readonly_ram(tmp_path: Any) -> None:
+    path = tmp_path / "rom"
+    path.write_bytes(bytes(8192))
+    memory = GuestMemory.anonymous(RAM)
+    with path.open("rb") as file:
+        memory.add_fd(file.fileno(), 8192, address=RAM, writable=False)
+    queue = SplitQueue(0, memory, 8)
+    queue.state.descriptors, queue.state.driver, queue.state.device = RING, RING + 0x1000, RAM
+    with pytest.raises(MemoryAccessError):
+        queue.enable()
+
+
+@pytest.mark.parametrize(("event_idx", "spare"), [(False, 0), (True, 2)])
+def test_event_words_belong_to_the_ring_only_if_negotiated(event_idx: bool, spare: int) -> None:
+    queue = SplitQueue(0, GuestMemory.anonymous(RAM), 8)
+    queue.negotiate(event_idx=event_idx, indirect=True)
+    state = queue.state
+    state.descriptors, state.driver = RING, RING + 0x1000
+    state.device = RAM - (4 + 8 * 8) - spare & ~3
+    queue.enable()
+    state.enabled = 0
+    state.driver = RAM - (4 + 2 * 8) - spare + 2
+    with pytest.raises(MemoryAccessError):
+        queue.enable()
+
+
+@given(st.integers(0, 0xFFFF), st.integers(0, 0xFFFF), st.integers(0, 300))
+def test_need_event_is_passing_the_event(event: int, old: int, count: int) -> None:
+    new = old + count & 0xFFFF
+    passed = {(old + i) & 0xFFFF for i in range(count)}
+    assert need_event(event, new, old) is (event in passed)
+
+
+class RingModel(RuleBasedStateMachine):
+    """A driver that adds chains and sets its wishes, and a device that takes and returns them in any order."""
+
+    @initialize(event_idx=st.booleans(), start=st.sampled_from([0, 1, 0xFFFA, 0xFFFF]))
+    def set_up(self, event_idx: bool, start: int) -> None:
+        self.memory = GuestMemory.anonymous(RAM)
+        self.size = 4
+        self.event_idx = event_idx
+        self.queue = make_queue(self.size, event_idx=event_idx, memory=self.memory)
+        state = self.queue.state
+        state.last_avail = state.used_index = state.signalled_used = start
+        state.signalled_valid = 1
+        self.avail = self.used = self.told = start
+        self.driver = self.memory.view(RING + 0x1000, 6 + 2 * self.size)
+        self.device = self.memory.view(RING + 0x2000, 6 + 8 * self.size)
+        struct.pack_into("<H", self.driver, 2, start)
+        struct.pack_into("<H", self.device, 2, start)
+        self.free = set(range(self.size))
+        self.offered: list[int] = []
+        self.taken: dict[int, Chain] = {}
+        self.returned: list[tuple[int, int]] = []
+        for slot in range(self.size):
+            self.memory.write(
+                RING + 16 * slot, struct.pack("<QIHH", 0x8000 + 256 * slot, 100 + slot, WRITE if slot % 2 else 0, 0)
+            )
+
+    @precondition(lambda self: self.free)
+    @rule(data=st.data())
+    def add(self, data: st.DataObject) -> None:
+        head = data.draw(st.sampled_from(sorted(self.free)))
+        self.free.remove(head)
+        struct.pack_into("<H", self.driver, 4 + 2 * (self.avail % self.size), head)
+        self.avail = self.avail + 1 & 0xFFFF
+        struct.pack_into("<H", self.driver, 2, self.avail)
+        self.offered.append(head)
+
+    @rule()
+    def take(self) -> None:
+        chain = self.queue.pop()
+        if not self.offered:
+            assert chain is None
+            if self.event_idx:
+                assert struct.unpack_from("<H", self.device, 4 + 8 * self.size)[0] == self.avail
+            assert struct.unpack_from("<H", self.device, 0)[0] == 0
+            return
+        assert chain is not None
+        head = self.offered.pop(0)
+        assert chain.head == head
+        assert (chain.readable.nbytes, chain.writable.nbytes) == ((0, 100 + head) if head % 2 else (100 + head, 0))
+        self.taken[head] = chain
+
+    @precondition(lambda self: self.taken)
+    @rule(data=st.data(), nbytes=st.integers(0, (1 << 32) - 1))
+    def give_back(self, data: st.DataObject, nbytes: int) -> None:
+        head = data.draw(st.sampled_from(sorted(self.taken)))
+        chain = self.taken.pop(head)
+        self.queue.push(chain, nbytes)
+        self.queue.push(chain, nbytes)  # once is enough
+        self.returned.append((head, nbytes))
+
+    @rule(flag=st.integers(0, 1), event=st.integers(-2, 3))
+    def decide(self, flag: int, event: int) -> None:
+        wanted_at = self.told + event & 0xFFFF
+        struct.pack_into("<H", self.driver, 0, flag)
+        struct.pack_into("<H", self.driver, 4 + 2 * self.size, wanted_at)
+        if self.event_idx:
+            passed = {(self.told + i) & 0xFFFF for i in range((self.used_index() - self.told) & 0xFFFF)}
+            expected = wanted_at in passed
+        else:
+            expected = flag == 0
+        assert self.queue.needs_interrupt() is expected
+        self.told = self.used_index()
+
+    def used_index(self) -> int:
+        return int(struct.unpack_from("<H", self.device, 2)[0])
+
+    @rule()
+    def reap(self) -> None:
+        for head, nbytes in self.returned:
+            entry = struct.unpack_from("<II", self.device, 4 + 8 * (self.used % self.size))
+            assert entry == (head, nbytes)
+            self.used = self.used + 1 & 0xFFFF
+            self.free.add(head)
+        self.returned.clear()
+
+    @rule()
+    def move_memory(self) -> None:
+        """Another region comes or goes: cached views are made anew, and nothing is lost."""
+        if len(self.memory.regions) == 1:
+            self.memory.add_array(bytearray(4096), 1 << 32)
+        else:
+            self.memory.remove(1 << 32, 4096)
+
+    @invariant()
+    def nothing_unpublished(self) -> None:
+        if hasattr(self, "queue"):
+            assert self.used_index() == self.used + len(self.returned) & 0xFFFF
+            assert set(self.queue.in_flight) == set(self.taken)
+
+
+RingModel.TestCase.settings = settings(max_examples=60, stateful_step_count=40, deadline=None)
+TestRingModel = RingModel.TestCase
+
+
+@given(
+    descriptors=st.lists(
+        st.tuples(
+            st.sampled_from([0, 0x8000, RING, RAM - 8, RAM, (1 << 64) - 8]),
+            st.sampled_from([0, 1, 16, 32, 33, 4096, (1 << 32) - 16, (1 << 32) - 1]),
+            st.integers(0, 7),
+            st.integers(0, 9),
+        ),
+        min_size=8,
+        max_size=8,
+    ),
+    heads=st.lists(st.integers(0, 9), max_size=8),
+    ahead=st.integers(0, 10),
+)
+@settings(max_examples=300, deadline=None)
+def test_garbage_is_a_guest_error(descriptors: list[tuple[int, int, int, int]], heads: list[int], ahead: int) -> None:
+    queue = make_queue(8)
+    memory = queue._memory
+    for slot, descriptor in enumerate(descriptors):
+        memory.write(RING + 16 * slot, struct.pack("<QIHH", *descriptor))
+    memory.write(RING + 0x1000, struct.pack(f"<HH{len(heads)}H", 0, ahead, *heads))
+    try:
+        while (chain := queue.pop()) is not None:
+            assert chain.readable.nbytes + chain.writable.nbytes <= 1 << 32
+            queue.push(chain, 0)
+    except GuestError:
+        pass
+
+
+def test_h101_more_chains_than_the_ring_has_room_for() -> None:
+    for ahead in (9, 100, 0x8000, 0xFFFF):
+        queue = make_queue(8)
+        queue._memory.write(RING + 0x1002, struct.pack("<H", ahead))
+        with pytest.raises(QueueError, match="available index"):
+            queue.pop()
+
+
+def test_h101_chains_in_flight_count() -> None:
+    queue = make_queue(4)
+    for slot in range(4):
+        queue._memory.write(RING + 16 * slot, struct.pack("<QIHH", 0x8000, 8, 0, 0))
+    queue._memory.write(RING + 0x1000, struct.pack("<HH4H", 0, 4, 0, 1, 2, 3))
+    chains = [queue.pop() for _ in range(4)]
+    assert None not in chains
+    queue._memory.write(RING + 0x1002, struct.pack("<H", 5))
+    with pytest.raises(QueueError):
+        queue.pop()
+
+
+def test_h101_the_same_head_twice() -> None:
+    queue = make_queue(8)
+    queue._memory.write(RING, struct.pack("<QIHH", 0x8000, 8, 0, 0))
+    queue._memory.write(RING + 0x1002, struct.pack("<H", 2))
+    assert queue.pop() is not None
+    with pytest.raises(QueueError, match="in flight"):
+        queue.pop()
+
+
+@pytest.mark.parametrize("flags", [NEXT, NEXT | WRITE])
+@pytest.mark.parametrize("following", [0, 1, 7, 8, 0xFFFF])
+def test_h102_direct_chains_that_do_not_end(flags: int, following: int) -> None:
+    queue = make_queue(8)
+    for slot in range(8):
+        queue._memory.write(RING + 16 * slot, struct.pack("<QIHH", 0x8000, 0, flags, following))
+    queue._memory.write(RING + 0x1002, struct.pack("<H", 1))
+    with pytest.raises(QueueError):
+        queue.pop()
+
+
+def test_the_longest_direct_chain() -> None:
+    queue = make_queue(8)
+    for slot in range(8):
+        queue._memory.write(RING + 16 * slot, struct.pack("<QIHH", 0x8000, 1, NEXT if slot < 7 else 0, slot + 1))
+    queue._memory.write(RING + 0x1002, struct.pack("<H", 1))
+    chain = queue.pop()
+    assert chain is not None
+    assert chain.readable.nbytes == 8
+
+
+def test_indirect_and_next_exclude_each_other() -> None:
+    queue = make_queue(8)
+    queue._memory.write(RING, struct.pack("<QIHH", 0x8000, 16, NEXT | INDIRECT, 1))
+    queue._memory.write(RING + 0x1002, struct.pack("<H", 1))
+    with pytest.raises(QueueError, match="both"):
+        queue.pop()
+
+
+def test_h111_exactly_as_many_as_fit_in_flight() -> None:
+    queue = make_queue(128, memory=GuestMemory.anonymous(RAM))
+    for slot in range(128):
+        queue._memory.write(RING + 16 * slot, struct.pack("<QIHH", 0x8000, 8, 0, 0))
+    queue._memory.write(RING + 0x1000, struct.pack("<HH128H", 0, 128, *range(128)))
+    chains = [queue.pop() for _ in range(128)]
+    assert all(chains)
+    assert queue.pop() is None
+    for chain in chains:
+        assert chain is not None
+        queue.push(chain, 1)
+    assert struct.unpack("<H", queue._memory.read(RING + 0x2002, 2)) == (128,)
+
+
+def test_h118_the_ring_goes_away() -> None:
+    memory = GuestMemory.anonymous(RAM)
+    memory.add_array(bytearray(0x4000), 1 << 20)
+    queue = SplitQueue(0, memory, 8)
+    state = queue.state
+    state.descriptors, state.driver, state.device = 1 << 20, (1 << 20) + 0x1000, (1 << 20) + 0x2000
+    queue.enable()
+    memory.write(1 << 20, struct.pack("<QIHH", 0x8000, 8, 0, 0))
+    memory.write((1 << 20) + 0x1002, struct.pack("<H", 1))
+    chain = queue.pop()
+    assert chain is not None
+    memory.remove(1 << 20, 0x4000)
+    with pytest.raises(MemoryAccessError):
+        queue.pop()
+    with pytest.raises(MemoryAccessError):
+        queue.push(chain, 0)
+
+
+def test_a_chain_from_before_a_reset_is_not_returned() -> None:
+    queue = make_queue(8)
+    queue._memory.write(RING, struct.pack("<QIHH", 0x8000, 8, 0, 0))
+    queue._memory.write(RING + 0x1002, struct.pack("<H", 1))
+    old = queue.pop()
+    assert old is not None
+    queue.reset()
+    state = queue.state
+    state.size, state.descriptors, state.driver, state.device = 8, RING, RING + 0x1000, RING + 0x2000
+    queue.enable()
+    new = queue.pop()  # the same head again
+    assert new is not None
+    queue.push(old, 8)
+    assert queue.state.used_index == 0
+    queue.push(new, 8)
+    assert queue.state.used_index == 1
