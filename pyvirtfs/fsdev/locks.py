@@ -81,12 +81,12 @@ class LockTable:
     Objects are told apart by a hashable key. Nothing ever waits.
 
     Args:
-        limit: How many ranges one session may hold.
+        limit: How many ranges one session may hold, if its holders do not say less.
     """
 
     __slots__ = ("_held", "_limit", "_used")
 
-    def __init__(self, limit: int = 16384) -> None:
+    def __init__(self, limit: int = 65536) -> None:
         self._held: dict[Hashable, dict[Owner, list[Range]]] = {}
         self._used: dict[object, int] = {}
         self._limit = limit
@@ -128,7 +128,7 @@ class LockTable:
         owner = owner_of(lock, holder)
         mine = self.held(key, owner)
         ranges = _merged((*_without(mine, start, end), Range(start, end, lock.exclusive, holder)))
-        if self._used.get(owner[0], 0) + len(ranges) - len(mine) > self._limit:
+        if self._used.get(owner[0], 0) + len(ranges) - len(mine) > self._allowed(holder):
             raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
         return ranges
 
@@ -153,7 +153,7 @@ class LockTable:
         owner = owner_of(lock, holder)
         mine = self.held(key, owner)
         ranges = list(_without(mine, start, end))
-        if len(ranges) > len(mine) and self._used.get(owner[0], 0) >= self._limit:
+        if len(ranges) > len(mine) and self._used.get(owner[0], 0) >= self._allowed(holder):
             raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
         self._set(key, owner, ranges)
 
@@ -173,6 +173,10 @@ class LockTable:
         """What an owner holds on an object, in order; the table's own list, not to be changed."""
         owners = self._held.get(key)
         return owners.get(owner, []) if owners is not None else []
+
+    def _allowed(self, holder: LockHolder) -> int:
+        """How many ranges the holder's session may have."""
+        return self._limit if holder.limit is None else min(self._limit, holder.limit)
 
     def _set(self, key: Hashable, owner: Owner, ranges: list[Range]) -> None:
         """Let this be all that an owner holds on an object."""

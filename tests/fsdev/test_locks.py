@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import errno
+import os
 from itertools import pairwise
 from typing import TypeAlias
 
@@ -179,3 +180,13 @@ def test_equal_owners_of_two_guests_are_two() -> None:
     assert table.release(1, HOLDERS[0]) == []
     assert len(table.release(1, HOLDERS[2])) == 1
     assert table.lock(1, lock, HOLDERS[1])
+
+
+def test_a_holder_may_have_a_limit_of_its_own() -> None:
+    table = LockTable(limit=100)
+    holder = LockHolder(object(), 2)
+    for start in (0, 10):
+        assert table.lock(1, Lock(True, start, start + 5, 1, b"me"), holder)
+    with pytest.raises(OSError, match=os.strerror(errno.ENOLCK)):
+        table.lock(1, Lock(True, 20, 25, 1, b"me"), holder)
+    assert len(table) == 2

@@ -1,0 +1,149 @@
+"""Whole messages by way of the construct declarations themselves: slow (tens of µs), plain, and the reference.
+
+The simulated guest speaks through these functions, so that the device's generated codec is never tested against itself.
+"""
+
+from __future__ import annotations
+
+import io
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import construct
+
+from pyvirtfs.errors import MessageError
+from pyvirtfs.p9.messages import BY_NAME, DIRECTORY_ENTRY, HEADER, MESSAGES, Message
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+
+class Header(NamedTuple):
+    """What every message begins with."""
+
+    size: int
+    type: int
+    tag: int
+
+
+class Frame(NamedTuple):
+    """A parsed message."""
+
+    message: Message
+    """Its declaration."""
+    tag: int
+    fields: dict[str, Any]
+    """By name, in wire order: int, bytes, a tuple ``(type, version, path)`` for a qid, tuples of those for arrays."""
+
+
+def _plain(value: Any) -> Any:
+    """What construct parsed, without its container types."""
+    if isinstance(value, construct.Container):
+        return tuple(_plain(part) for name, part in value.items() if name != "_io")
+    if isinstance(value, construct.ListContainer):
+        return tuple(_plain(part) for part in value)
+    return value
+
+
+def _prepared(value: Any) -> Any:
+    """The opposite of `_plain`: a tuple of numbers is a qid."""
+    if isinstance(value, tuple | list) and len(value) == 3 and all(isinstance(part, int) for part in value):
+        return dict(zip(("type", "version", "path"), value, strict=True))
+    if isinstance(value, tuple | list):
+        return [_prepared(part) for part in value]
+    return value
+
+
+def parse_header(data: bytes) -> Header:
+    """The first 7 bytes of a message, unchecked.
+
+    Raises:
+        MessageError: There are fewer.
+    """
+    try:
+        header = HEADER.parse(data)
+    except construct.ConstructError:
+        raise MessageError(f"a message of {len(data)} bytes has no header") from None
+    return Header(header.size, header.type, header.tag)
+
+
+def parse(data: bytes, payload: bytes | bytearray | memoryview | None = None) -> Frame:
+    """Parse one whole message.
+
+    Args:
+        data: Bytes behind the message's `size` are ignored.
+        payload: The data of a Twrite, Rread or Rreaddir if that lies elsewhere; `data` then ends before it. It is not
+            copied.
+
+    Raises:
+        MessageError: It is no message of 9P2000.L, or a malformed one.
+    """
+    header = parse_header(data)
+    message = MESSAGES.get(header.type)
+    if message is None:
+        raise MessageError(f"9P2000.L has no message of type {header.type}")
+    apart = 0 if payload is None else len(payload)
+    end = header.size - apart
+    if not HEADER.sizeof() <= end <= len(data):
+        raise MessageError(f"{message.name}: its size says {header.size}, {len(data) + apart} bytes are there")
+    parts = message.body.subcons if payload is None else message.body.subcons[:-1]
+    body = io.BytesIO(data[HEADER.sizeof() : end])
+    try:
+        parsed = construct.Struct(*parts).parse_stream(body)
+    except construct.ConstructError as error:
+        raise MessageError(f"{message.name} is too short: {str(error).splitlines()[-1]}") from None
+    if rest := len(body.read()):
+        raise MessageError(f"{message.name}: {rest} bytes behind its last field")
+    fields = {part.name: _plain(parsed[part.name]) for part in parts}
+    if payload is not None:
+        if not message.has_payload or fields["count"] != apart:
+            raise MessageError(f"{message.name}: {apart} bytes of payload are not what it declares")
+        fields["data"] = payload
+    return Frame(message, header.tag, fields)
+
+
+def build(name: str, tag: int, fields: Mapping[str, Any], *, payload: bool = True) -> bytes:
+    """Build one message.
+
+    Args:
+        name: As it is declared, for example ``Twalk``; KeyError if it is not.
+        tag: 16 bits.
+        fields: Exactly its fields, as `Frame.fields` has them.
+        payload: False: leave the data of a Twrite, Rread or Rreaddir away, which then need not be among the fields;
+            `size` and `count` still include it.
+
+    Raises:
+        TypeError: A field is missing, or there is no such field.
+        ValueError: A field's value does not fit.
+    """
+    message = BY_NAME[name]
+    parts = message.body.subcons
+    expected, extra = message.fields, 0
+    if message.has_payload and not payload:
+        parts, expected, extra = parts[:-1], expected[:-1], int(fields["count"])
+    if set(fields) != set(expected):
+        raise TypeError(f"{name} has the fields {', '.join(expected)}; got {', '.join(fields)}")
+    values = {field: _prepared(value) for field, value in fields.items()}
+    try:
+        body: bytes = construct.Struct(*parts).build(values)
+        header: bytes = HEADER.build(
+            {"size": HEADER.sizeof() + len(body) + extra, "type": message.type, "tag": tag},
+        )
+    except construct.ConstructError as error:
+        raise ValueError(f"{name}: {str(error).splitlines()[-1]}") from error
+    return header + body
+
+
+def parse_directory(data: bytes) -> list[tuple[tuple[int, int, int], int, int, bytes]]:
+    """Parse the data of an Rreaddir to (qid, offset, type, name) of each entry.
+
+    Raises:
+        MessageError: An entry is cut off; servers send whole entries only.
+    """
+    stream = io.BytesIO(data)
+    entries = []
+    while stream.tell() < len(data):
+        try:
+            entries.append(_plain(DIRECTORY_ENTRY.parse_stream(stream)))
+        except construct.ConstructError:
+            raise MessageError("an Rreaddir ends within an entry") from None
+    return entries

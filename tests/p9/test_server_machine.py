@@ -1,0 +1,168 @@
+"""Any order of requests, late answers, flushes, versions and resets."""
+
+from __future__ import annotations
+
+import errno
+import stat
+from typing import TYPE_CHECKING, Any
+
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, rule, run_state_machine_as_test
+
+from pyvirtfs.p9 import constants as c
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+FIDS = st.integers(0, 4)
+TAGS = st.integers(0, 5)
+NAMES = st.sampled_from([b"file", b"folder", b"inner", b"..", b"nothing"])
+CALLS = ["walk", "open", "create", "read", "write", "getattr", "lock", "remove", "setxattr", "getxattr", "mkdir"]
+
+REQUESTS = st.one_of(
+    st.tuples(st.just(c.TATTACH), FIDS.map(lambda fid: (fid, c.NOFID, b"", b"", 0))),
+    st.tuples(st.just(c.TWALK), st.tuples(FIDS, FIDS, st.lists(NAMES, max_size=2).map(tuple))),
+    st.tuples(st.just(c.TCLUNK), st.tuples(FIDS)),
+    st.tuples(st.just(c.TREMOVE), st.tuples(FIDS)),
+    st.tuples(st.just(c.TLOPEN), st.tuples(FIDS, st.just(2))),
+    st.tuples(st.just(c.TLCREATE), st.tuples(FIDS, NAMES, st.just(2), st.just(0o644), st.just(0))),
+    st.tuples(st.just(c.TMKDIR), st.tuples(FIDS, NAMES, st.just(0o755), st.just(0))),
+    st.tuples(st.just(c.TREAD), st.tuples(FIDS, st.integers(0, 12), st.integers(0, 8))),
+    st.tuples(st.just(c.TGETATTR), st.tuples(FIDS, st.just(0))),
+    st.tuples(st.just(c.TXATTRWALK), st.tuples(FIDS, FIDS, st.sampled_from([b"", b"user.x"]))),
+    st.tuples(st.just(c.TXATTRCREATE), st.tuples(FIDS, st.just(b"user.x"), st.integers(0, 1), st.just(0))),
+    st.tuples(
+        st.just(c.TLOCK), st.tuples(FIDS, st.integers(0, 2), *[st.just(0)] * 3, st.integers(1, 2), st.just(b"me"))
+    ),
+    st.tuples(st.just(c.TWRITE), st.tuples(FIDS, st.integers(0, 3), st.just(0))),
+)
+
+
+class Machine(RuleBasedStateMachine):
+    def __init__(self, make_peer: Callable[..., Any], make_export: Callable[[], Any]) -> None:
+        super().__init__()
+        self.export = make_export()
+        self.export.add("file", b"0123456789")
+        self.export.add("folder", mode=stat.S_IFDIR | 0o755)
+        self.export.add("folder/inner", b"inside")
+        self.export.root.xattrs[b"user.x"] = b"value"
+        self.peer = make_peer(self.export).version().attach()
+        self.open: dict[int, int] = {}
+        """Token of the request in flight with a tag."""
+        self.flushes: dict[int, int] = {}
+        """Token of a flush: the token of what it flushes."""
+        self.silent: set[int] = set()
+        """Tokens that a reset forgot."""
+
+    def submit(self, kind: int, fields: tuple[Any, ...], tag: int) -> int:
+        token: int = self.peer.send(kind, *fields, tag=tag)
+        if self.peer.nbytes(token) is None:
+            assert tag not in self.open, "a second request with the tag of one in flight is kept"
+            self.open[tag] = token
+        return token
+
+    def settle(self) -> None:
+        for tag, token in list(self.open.items()):
+            if self.peer.nbytes(token) is not None:
+                del self.open[tag]
+
+    @rule(names=st.sets(st.sampled_from(CALLS)), interruptible=st.booleans())
+    def change_what_is_slow(self, names: set[str], interruptible: bool) -> None:
+        self.export.later = set(names)
+        self.export.interruptible = interruptible
+
+    @rule(request=REQUESTS, tag=TAGS)
+    def request(self, request: tuple[int, tuple[Any, ...]], tag: int) -> None:
+        kind, fields = request
+        token = self.submit(kind, fields, tag)
+        if self.open.get(tag, token) != token:
+            assert self.peer.error_of(token) == errno.EINVAL
+
+    @rule(old_tag=TAGS, tag=TAGS)
+    def flush(self, old_tag: int, tag: int) -> None:
+        target = self.open.get(old_tag)
+        busy = tag in self.open
+        token = self.submit(c.TFLUSH, (old_tag,), tag)
+        if target is not None and not busy:
+            self.flushes[token] = target
+        self.settle()
+
+    @rule(index=st.integers(0, 20), how=st.sampled_from([None, errno.EINTR, errno.EIO]))
+    def complete(self, index: int, how: int | None) -> None:
+        if self.export.waiting:
+            error = None if how is None else OSError(how, "failed")
+            self.peer.finish(index % len(self.export.waiting), error)
+            self.settle()
+
+    @rule()
+    def version(self) -> None:
+        before = dict(self.open)
+        token = self.peer.send(c.TVERSION, 8192, b"9P2000.L", tag=c.NOTAG)
+        while self.export.waiting:
+            self.peer.finish()
+        assert all(self.peer.nbytes(each) == 0 for each in before.values())
+        assert self.peer.ended[-1] == (token, 21)
+        self.open.clear()
+        assert self.peer.server.fids == 0
+        assert not self.export.nodes
+        assert not self.export.files
+        self.export.later.discard("walk")
+        self.peer.attach()
+
+    @rule()
+    def reset(self) -> None:
+        self.silent |= set(self.open.values())
+        self.peer.server.reset()
+        self.open.clear()
+        self.peer.version().attach()
+
+    @invariant()
+    def each_request_ends_once_and_only_if_it_should(self) -> None:
+        tokens = [token for token, _ in self.peer.ended]
+        assert len(tokens) == len(set(tokens))
+        assert not self.silent & set(tokens)
+        assert set(range(len(self.peer.rooms))) == set(tokens) | self.silent | set(self.open.values())
+
+    @invariant()
+    def the_driver_is_used_as_it_may_be(self) -> None:
+        assert not self.export.broken
+
+    @invariant()
+    def a_request_ends_before_its_flush(self) -> None:
+        order = {token: position for position, (token, _) in enumerate(self.peer.ended)}
+        for flush, target in self.flushes.items():
+            if flush in order and self.peer.nbytes(flush):
+                assert order[target] < order[flush]
+
+    @invariant()
+    def handles_belong_to_fids_or_requests(self) -> None:
+        if not self.export.waiting:
+            assert self.peer.server.busy == 0
+            assert len(self.export.nodes) <= self.peer.server.fids
+            assert len(self.export.files) <= self.peer.server.fids
+
+    def teardown(self) -> None:
+        self.peer.server.close()
+        while self.export.waiting:
+            self.peer.finish()
+        assert not self.export.nodes
+        assert not self.export.files
+        assert not any(inode.locks for inode in self.export.root.entries.values())
+        assert not self.peer.server.busy
+
+
+def test_any_order_of_events(make_peer: Callable[..., Any], make_export: Callable[[], Any]) -> None:
+    class Prepared(Machine):
+        def __init__(self) -> None:
+            super().__init__(make_peer, make_export)
+
+    run_state_machine_as_test(
+        Prepared,
+        settings=settings(
+            max_examples=120,
+            stateful_step_count=40,
+            deadline=None,
+            suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
+        ),
+    )
