@@ -5,7 +5,8 @@ Three families, as in h11:
 * `ConfigError`: the person who set the device up is wrong. One line that names the option, what it got, what it may be.
 * `GuestError`: the guest is wrong. It never escapes from a device's entry points: the device sets
   DEVICE_NEEDS_RESET (virtio 1.3, 2.1.2), counts the error and stays quiet until it is reset.
-* A host error inside a request is no class of its own: it is an `OSError`, and its errno goes into that request's reply.
+* A host error inside a request is no class of its own: it is an `OSError`, and its errno goes into that request's
+  reply.
 
 `DeviceError` is the view from the other side of the bus: the simulated guest raises it when a device misbehaves.
 """
