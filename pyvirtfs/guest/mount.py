@@ -1,0 +1,245 @@
+"""A mounted export: users, path resolution, memory for payloads.
+
+`Mount` is what ``mount -t 9p -o trans=virtio TAG`` makes; the files in it are `GuestPath` objects (`Mount.root`).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import stat
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, NoReturn, Self
+
+from pyvirtfs.errors import DeviceError
+from pyvirtfs.guest.channel import Channel
+from pyvirtfs.guest.dma import DmaBuffer
+from pyvirtfs.guest.session import Session
+from pyvirtfs.p9 import constants as c
+from pyvirtfs.p9.client import DEFAULT_MSIZE
+from pyvirtfs.p9.results import Attributes
+
+if TYPE_CHECKING:
+    from pyvirtfs.guest.files import GuestPath
+
+MAX_LINKS = 40
+"""Symbolic links in one path, as on Linux."""
+
+
+class Mount:
+    """An export, as one user of the guest sees it.
+
+    Made by `mount` and by `Mount.as_user`.
+
+    Args:
+        session: Talks to the server.
+        uid: The numeric user for the attach; None for the mount's default, which names nobody.
+        gid: The group of what the user creates, except in folders with the setgid bit.
+        umask: Permission bits that are taken away from what the user creates.
+        parent: The mount that this is another user's view of.
+    """
+
+    def __init__(
+        self,
+        session: Session,
+        *,
+        uid: int | None = None,
+        gid: int = 0,
+        umask: int = 0o022,
+        parent: Mount | None = None,
+    ) -> None:
+        self.session = session
+        self.uid = uid
+        self.gid = gid
+        self.umask = umask
+        self._parent = parent
+        self._users: list[Mount] = []
+        if uid is None:
+            self.root_fid = session.attach(uname=b"nobody")
+        else:
+            self.root_fid = session.attach(uid=uid)
+        attributes = session.run(session.client.getattr(self.root_fid, c.GETATTR_BASIC | c.GETATTR_GEN))
+        if not stat.S_ISDIR(attributes.mode):
+            raise NotADirectoryError(errno.ENOTDIR, "the root of the export is not a folder")
+
+    @property
+    def tag(self) -> str:
+        """The mount tag of the device."""
+        return os.fsdecode(self.session.channel.tag)
+
+    @property
+    def root(self) -> GuestPath:
+        """The root folder of the export."""
+        return self.path()
+
+    def path(self, *parts: str | bytes) -> GuestPath:
+        """A path below the root, from strings or bytes with slashes between names."""
+        from pyvirtfs.guest.files import GuestPath  # noqa: PLC0415 (paths know mounts, mounts make paths)
+
+        return GuestPath(self, *parts)
+
+    def as_user(self, uid: int, *, gid: int | None = None, umask: int | None = None) -> Mount:
+        """The same export as another user sees it: a further attach. Raises OSError."""
+        gid, umask = uid if gid is None else gid, self.umask if umask is None else umask
+        user = Mount(self.session, uid=uid, gid=gid, umask=umask, parent=self)
+        self._users.append(user)
+        return user
+
+    def umount(self) -> None:
+        """Give up the roots of this user and of those made from it. The channel stays up."""
+        for user in self._users:
+            user.umount()
+        self._users.clear()
+        if self.root_fid != c.NOFID:
+            fid, self.root_fid = self.root_fid, c.NOFID
+            if self._parent is None:
+                self.session.channel.in_use = False
+            self.session.clunk(fid)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        with contextlib.suppress(DeviceError):  # the device may be what failed
+            self.umount()
+
+    # --- from names to fids ---
+
+    @contextlib.contextmanager
+    def fid(self, names: Sequence[bytes], *, follow: bool = True) -> Iterator[int]:
+        """A fid for a path, clunked at the end. Raises what `resolve` raises."""
+        fid = self.resolve(names, follow=follow)
+        try:
+            yield fid
+        finally:
+            self.session.clunk(fid)
+
+    def resolve(self, names: Sequence[bytes], *, follow: bool = True) -> int:
+        """A new fid for a path from the root; 9P servers follow no symbolic link, so the client does.
+
+        Args:
+            names: The names on the way.
+            follow: Whether a symbolic link at the very end is followed.
+
+        Raises:
+            OSError: ENOENT, ENOTDIR, ELOOP, or what the server answers.
+        """
+        session, pending = self.session, list(names)
+        at, links = self.root_fid, 0
+        try:
+            while pending:
+                step = pending[: c.MAX_WALK_NAMES]
+                end = len(step) == len(pending)
+                fid, qids = session.try_walk(at, step)
+                last = len(step) - 1
+                link = next(
+                    (i for i, qid in enumerate(qids) if qid.is_symlink and (follow or not end or i < last)), None
+                )
+                if link is None and len(qids) == len(step):
+                    self._leave(at)
+                    at, pending = fid, pending[len(step) :]
+                    continue
+                if len(qids) == len(step):
+                    session.clunk(fid)
+                if link is None:
+                    _fail(errno.ENOENT if qids[-1].is_directory else errno.ENOTDIR)
+                links += 1
+                if links > MAX_LINKS:
+                    _fail(errno.ELOOP)
+                target, folder = self._read_link_on_the_way(at, step[:link], step[link])
+                self._leave(at)
+                at, pending = folder, [*split_names(target), *pending[link + 1 :]]
+        except BaseException:
+            self._leave(at)
+            raise
+        return session.walk(at) if at == self.root_fid else at
+
+    def _leave(self, fid: int) -> None:
+        if fid != self.root_fid:
+            self.session.clunk(fid)
+
+    def _read_link_on_the_way(self, at: int, names: Sequence[bytes], link: bytes) -> tuple[bytes, int]:
+        """The target of a link, and a fid for the folder from which it counts."""
+        session = self.session
+        folder = session.walk(at, names)
+        try:
+            fid = session.walk(folder, [link])
+            try:
+                target = session.run(session.client.readlink(fid))
+            finally:
+                session.clunk(fid)
+        except BaseException:
+            session.clunk(folder)
+            raise
+        if target.startswith(b"/"):
+            session.clunk(folder)
+            return target, self.root_fid
+        return target, folder
+
+    # --- what operations on files have in common ---
+
+    def getattr(self, fid: int) -> Attributes:
+        """All attributes of a fid's object. Raises OSError."""
+        return self.session.run(self.session.client.getattr(fid, c.GETATTR_ALL))
+
+    def creation_gid(self, folder: int) -> tuple[int, bool]:
+        """The group for what is created in a folder, and whether the folder passes its group on."""
+        mask = c.GETATTR_MODE | c.GETATTR_GID
+        attributes = self.session.run(self.session.client.getattr(folder, mask))
+        if attributes.mode & stat.S_ISGID:
+            return attributes.gid, True
+        return self.gid, False
+
+    def allocate(self, nbytes: int) -> DmaBuffer:
+        """Guest RAM for payloads, laid out as the channel's shapes say. MemoryError if there is none."""
+        channel = self.session.channel
+        shapes, dma = channel.shapes, channel.driver.dma
+        if shapes.scattered:
+            return dma.allocate_scattered(nbytes, offset=shapes.first_page_offset)
+        return dma.allocate(nbytes, offset=shapes.first_page_offset)
+
+    def free(self, buffer: DmaBuffer) -> None:
+        """Give payload memory back."""
+        self.session.channel.driver.dma.free(buffer)
+
+    def is_lent(self, nbytes: int) -> bool:
+        """Whether a payload of that size is lent to the device rather than copied into the message."""
+        limit = self.session.channel.shapes.zero_copy_above
+        return limit is not None and nbytes > limit
+
+
+def mount(
+    channel: Channel,
+    *,
+    msize: int = DEFAULT_MSIZE,
+    uid: int | None = None,
+    gid: int = 0,
+    umask: int = 0o022,
+) -> Mount:
+    """Mount the export behind a channel: Tversion, Tattach, Tgetattr.
+
+    Args:
+        channel: A device that was brought up.
+        msize: The largest message that the client wants.
+        uid: See `Mount`.
+        gid: See `Mount`.
+        umask: See `Mount`.
+
+    Raises:
+        OSError: EBUSY if it is mounted already, EREMOTEIO if the server does not speak 9P2000.L, or what it answers.
+    """
+    if channel.in_use:
+        _fail(errno.EBUSY)
+    mounted = Mount(Session(channel, msize=msize), uid=uid, gid=gid, umask=umask)
+    channel.in_use = True
+    return mounted
+
+
+def _fail(number: int) -> NoReturn:
+    raise OSError(number, os.strerror(number))
+
+
+def split_names(path: bytes) -> list[bytes]:
+    """The names of a path, without empty ones and ``.``."""
+    return [name for name in path.split(b"/") if name not in {b"", b"."}]

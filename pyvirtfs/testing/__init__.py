@@ -1,0 +1,20 @@
+"""What authors of drivers and embedders test with."""
+
+from pyvirtfs.testing.clock import FakeClock, fake_clock
+from pyvirtfs.testing.delayed import DelayedDriver, Held
+from pyvirtfs.testing.descriptors import check_descriptors, open_descriptors
+from pyvirtfs.testing.interrupts import Message, RecordingSink
+from pyvirtfs.testing.pair import Pair, pair
+
+__all__ = [
+    "DelayedDriver",
+    "FakeClock",
+    "Held",
+    "Message",
+    "Pair",
+    "RecordingSink",
+    "check_descriptors",
+    "fake_clock",
+    "open_descriptors",
+    "pair",
+]
