@@ -1,0 +1,66 @@
+# Two commands for a newcomer: make demo, make test. Both make the virtual environment that they need.
+
+PYTHON ?= python3
+VENV ?= .venv
+DIR ?=
+# xdist: one worker more than this machine has processors only makes them wait for each other.
+WORKERS ?= 2
+PYTEST_ARGS ?=
+
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --quiet --disable-pip-version-check install
+METADATA := setup.cfg pyproject.toml $(wildcard setup.py)
+PYTEST := $(BIN)/python -m pytest
+PARALLEL := -n $(WORKERS) --benchmark-disable
+
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+.PHONY: help demo test test-all bench lint format clean
+
+help: ## this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-9s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+demo: $(VENV)/.installed ## a guest mounts a folder of this machine (DIR=folder to choose it)
+	@$(BIN)/pyvirtfs demo $(DIR)
+
+test: $(VENV)/.developer ## the tests
+	$(PYTEST) $(PARALLEL) -m "not slow" $(PYTEST_ARGS)
+
+test-all: $(VENV)/.developer ## the tests, also those that take long
+	$(PYTEST) $(PARALLEL) $(PYTEST_ARGS)
+
+bench: $(VENV)/.developer ## the benchmarks, in groups
+	$(PYTEST) benchmarks -o python_files='bench_*.py' --benchmark-only --benchmark-group-by=group --benchmark-sort=name \
+		--benchmark-columns=min,median,mean,stddev,ops,rounds --timeout=0 $(PYTEST_ARGS)
+
+lint: $(VENV)/.developer ## ruff, formatting, mypy --strict
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+
+format: $(VENV)/.developer ## let ruff put the source into shape
+	$(BIN)/ruff check --fix
+	$(BIN)/ruff format
+
+clean: ## remove everything that make has made
+	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .benchmarks
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+$(VENV)/.created:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || \
+		{ echo 'make: pyvirtfs needs Python 3.11 or newer, and "$(PYTHON)" is not (make PYTHON=... names another one)' >&2; exit 1; }
+	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || \
+		{ echo 'make: $(PYTHON) cannot make virtual environments (Debian: apt-get install python3-venv)' >&2; exit 1; }
+	@echo 'Making the virtual environment $(VENV) ...' >&2
+	@$(PYTHON) -m venv $(VENV)
+	@touch $@
+
+$(VENV)/.installed: $(METADATA) | $(VENV)/.created
+	@echo 'Installing pyvirtfs into $(VENV) ...' >&2
+	@$(PIP) --editable .
+	@touch $@
+
+$(VENV)/.developer: $(METADATA) | $(VENV)/.created
+	@echo 'Installing pyvirtfs, its tests and its tools into $(VENV) ...' >&2
+	@$(PIP) --editable '.[test,dev]'
+	@touch $@ $(VENV)/.installed

@@ -1,0 +1,270 @@
+"""The whole device: requests wait in the ring, then the doorbell rings; beside each the bare system calls as its floor.
+
+`depth` is the number of requests that one doorbell finds: 1 is a guest that waits for every answer, 64 a busy one. The
+export is on tmpfs. Times are for one operation (a walk and its clunk are one).
+"""
+
+from __future__ import annotations
+
+import os
+import struct
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from benchmarks.ring_feeder import PAGE, Request, RingFeeder
+from pyvirtfs import GuestMemory, Virtio9pPci
+from pyvirtfs.p9 import codec
+from pyvirtfs.p9 import constants as p9
+from pyvirtfs.syscalls import read_directory
+
+RAM = 192 << 20
+MSIZE = 1 << 20
+BIG = 500 * 1024
+SPREAD = 64  # payloads in turn, in the file and in guest RAM: more than a processor's cache holds
+ROOT, FILE, FOLDER, OUT = 0, 1, 2, 3
+DEPTHS = [1, 64]
+PAYLOAD = 32 << 20  # where the payload pages begin
+BATCH = 64  # requests in a round, at depth 1 too: one by one, but not from cold caches
+ROUNDS = 300
+
+
+class Sink:
+    """Interrupts go nowhere."""
+
+    def msix(self, vector: int, address: int, data: int) -> None:
+        """Drop it."""
+
+    def intx(self, level: bool) -> None:
+        """Drop it."""
+
+
+@pytest.fixture
+def feeder(export: Path) -> Iterator[RingFeeder]:
+    """A device on `export` with fids for a file, a folder of 1000 entries and a file opened for writing."""
+    (export / "file").write_bytes(os.urandom(BIG) * SPREAD)
+    (export / "out").write_bytes(bytes(BIG) * SPREAD)
+    (export / "folder").mkdir()
+    for number in range(998):  # and . and ..
+        (export / "folder" / f"entry-{number:04d}").touch()
+    memory = GuestMemory.anonymous(RAM)
+    memory.write(PAYLOAD, bytes(RAM - PAYLOAD))  # touch the pages once
+    with Virtio9pPci(
+        f"local,path={export},security_model=passthrough", mount_tag="bench", memory=memory, interrupts=Sink()
+    ) as device:
+        feeder = RingFeeder(device, memory)
+        call, encode = feeder.call_once, codec.encode
+        call(encode(p9.TVERSION, p9.NOTAG, MSIZE, b"9P2000.L"))
+        call(encode(p9.TATTACH, 0, ROOT, p9.NOFID, b"root", b"", 0))
+        for fid, name, flags in ((FILE, b"file", 0), (FOLDER, b"folder", 0o200000), (OUT, b"out", 1)):
+            call(encode(p9.TWALK, 0, ROOT, fid, (name,)))
+            reply = call(encode(p9.TLOPEN, 0, fid, flags))
+            if reply[4] != p9.RLOPEN:
+                raise RuntimeError(f"cannot open {name!r}: {reply!r}")
+        yield feeder
+
+
+def run(benchmark: Any, feeder: RingFeeder, requests: list[Request], depth: int, per_operation: int = 1) -> None:
+    """Measure `requests`, published `depth` at a time, one doorbell each."""
+    count = len(requests)
+    bells = range(count // depth)
+
+    def ring_all() -> None:
+        for _ in bells:
+            feeder.ring(depth)
+
+    feeder.stage(requests)
+    ring_all()
+    for request in requests:  # every reply once: the benchmark measures work that was done
+        reply = feeder.memory.read(request.reply_address, 7)
+        if reply[4] == p9.RLERROR:
+            raise RuntimeError(f"a request failed: {feeder.memory.read(request.reply_address, 11)!r}")
+    benchmark.extra_info["operations"] = count // per_operation
+    benchmark.pedantic(ring_all, setup=lambda: feeder.stage(requests), rounds=ROUNDS, warmup_rounds=10)
+
+
+def floor(benchmark: Any, call: Callable[[], Any], operations: int = 1) -> None:
+    """Measure the bare system calls of a group; `call` does them for so many operations."""
+    benchmark.extra_info["floor"] = True
+    benchmark.extra_info["operations"] = operations
+    benchmark.extra_info["label"] = "bare system calls"
+    benchmark.pedantic(call, rounds=ROUNDS, iterations=1 if operations > 1 else 64, warmup_rounds=10)
+
+
+def expect(benchmark: Any, group: str, label: str, expected: str = "") -> None:
+    """Name a row of the table."""
+    benchmark.group = group
+    benchmark.extra_info["label"] = label
+    benchmark.extra_info["expected"] = expected
+
+
+@pytest.mark.parametrize("depth", DEPTHS)
+def test_getattr(benchmark: Any, feeder: RingFeeder, depth: int) -> None:
+    """Tgetattr of a file by its fid."""
+    expect(benchmark, "getattr", f"device, depth {depth}", "≤ 8 µs")
+    message = codec.encode(p9.TGETATTR, 1, FILE, 0x7FF)
+    run(benchmark, feeder, [feeder.add(message) for _ in range(BATCH)], depth)
+
+
+def test_getattr_floor(benchmark: Any, export: Path) -> None:
+    """fstat(2) on an O_PATH descriptor."""
+    benchmark.group = "getattr"
+    descriptor = os.open(export, os.O_PATH)
+    floor(benchmark, lambda: os.fstat(descriptor))
+    os.close(descriptor)
+
+
+@pytest.mark.parametrize("depth", DEPTHS)
+def test_walk_clunk(benchmark: Any, feeder: RingFeeder, depth: int) -> None:
+    """Twalk of one name, then Tclunk."""
+    expect(benchmark, "walk+clunk", f"device, depth {depth}", "≤ 16 µs")
+    requests = []
+    for number in range(BATCH // 2):
+        requests.append(feeder.add(codec.encode(p9.TWALK, 2 * number, ROOT, 100 + number, (b"out",))))
+        requests.append(feeder.add(codec.encode(p9.TCLUNK, 2 * number + 1, 100 + number)))
+    run(benchmark, feeder, requests, depth, per_operation=2)
+
+
+def test_walk_clunk_floor(benchmark: Any, feeder: RingFeeder, export: Path) -> None:
+    """openat(2) with O_PATH, then close(2)."""
+    benchmark.group = "walk+clunk"
+    folder = os.open(export, os.O_PATH)
+    floor(benchmark, lambda: os.close(os.open("out", os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=folder)))
+    os.close(folder)
+
+
+def payload(count: int, pages: int, number: int) -> list[tuple[int, int]]:
+    """Guest ranges of the payload `number`, `count` bytes: one range, or `pages` pages that do not adjoin."""
+    where = PAYLOAD + number * 2 * count
+    if pages == 1:
+        return [(where, count)]
+    return [(where + 2 * PAGE * number, PAGE) for number in range(pages)]
+
+
+READS = [
+    pytest.param(4096, 1, 1, "4 KiB", "depth 1", "≤ 9 µs", id="4k-1"),
+    pytest.param(4096, 1, 64, "4 KiB", "depth 64", "≤ 9 µs", id="4k-64"),
+    pytest.param(BIG, 1, 1, "500 KiB, one buffer", "depth 1", "≤ 1.11 x", id="500k-few"),
+    pytest.param(BIG, 125, 1, "500 KiB, 125 pages", "depth 1", "≤ 1.67 x", id="500k-pages"),
+]
+
+FLOORS = [(4096, 1, "4 KiB"), (BIG, 1, "500 KiB, one buffer"), (BIG, 125, "500 KiB, 125 pages")]
+
+
+@pytest.mark.parametrize(("count", "pages", "depth", "size", "label", "expected"), READS)
+def test_read(
+    benchmark: Any, feeder: RingFeeder, count: int, pages: int, depth: int, size: str, label: str, expected: str
+) -> None:
+    """Tread into the guest's pages."""
+    expect(benchmark, f"read {size}", f"device, {label}", expected)
+    requests = []
+    for number in range(SPREAD):
+        message = codec.encode(p9.TREAD, 1, FILE, number * count, count)
+        requests.append(feeder.add(message, room=11, writable=payload(count, pages, number)))
+    run(benchmark, feeder, requests, depth)
+    for request in requests:
+        header: tuple[int, ...] = struct.unpack("<IBHI", feeder.memory.read(request.reply_address, 11))
+        if header[3] != count:
+            raise RuntimeError(f"a short read: {header}")
+
+
+@pytest.mark.parametrize(("count", "pages", "size"), FLOORS, ids=["4k", "500k-few", "500k-pages"])
+def test_read_floor(benchmark: Any, feeder: RingFeeder, export: Path, count: int, pages: int, size: str) -> None:
+    """preadv(2) into the same pages, the list of views made once."""
+    benchmark.group = f"read {size}"
+    descriptor = os.open(export / "file", os.O_RDONLY)
+    turns = [(feeder.memory.buffers(payload(count, pages, n)).views(), n * count) for n in range(SPREAD)]
+    floor(benchmark, lambda: [os.preadv(descriptor, views, offset) for views, offset in turns], SPREAD)
+    os.close(descriptor)
+
+
+@pytest.mark.parametrize(("pages", "expected"), [(1, "≤ 1.11 x"), (125, "≤ 1.67 x")], ids=["few", "pages"])
+def test_write(benchmark: Any, feeder: RingFeeder, pages: int, expected: str) -> None:
+    """Twrite of 500 KiB out of the guest's pages."""
+    size = "one buffer" if pages == 1 else f"{pages} pages"
+    expect(benchmark, f"write 500 KiB, {size}", "device, depth 1", expected)
+    requests = []
+    for number in range(SPREAD):
+        message = codec.encode(p9.TWRITE, 1, OUT, number * BIG, BIG)
+        requests.append(feeder.add(message, readable=payload(BIG, pages, number)))
+    run(benchmark, feeder, requests, 1)
+    for request in requests:
+        header: tuple[int, ...] = struct.unpack("<IBHI", feeder.memory.read(request.reply_address, 11))
+        if header[3] != BIG:
+            raise RuntimeError(f"a short write: {header}")
+
+
+@pytest.mark.parametrize("pages", [1, 125])
+def test_write_floor(benchmark: Any, feeder: RingFeeder, export: Path, pages: int) -> None:
+    """pwritev(2) from the same pages, the list of views made once."""
+    size = "one buffer" if pages == 1 else f"{pages} pages"
+    benchmark.group = f"write 500 KiB, {size}"
+    descriptor = os.open(export / "out", os.O_WRONLY)
+    turns = [(feeder.memory.buffers(payload(BIG, pages, n)).views(), n * BIG) for n in range(SPREAD)]
+    floor(benchmark, lambda: [os.pwritev(descriptor, views, offset) for views, offset in turns], SPREAD)
+    os.close(descriptor)
+
+
+@pytest.mark.parametrize("count", [8192, 131072])
+def test_listing(benchmark: Any, feeder: RingFeeder, count: int) -> None:
+    """Treaddir until all 1000 entries were seen; one operation is the whole listing."""
+    expect(benchmark, "list 1000 entries", f"device, count {count // 1024} KiB")
+    room = feeder.allocate(count, PAGE)
+    offsets, offset = [], 0
+    while True:
+        request = feeder.add(codec.encode(p9.TREADDIR, 1, FOLDER, offset, count), room=11, writable=[(room, count)])
+        reply = feeder.call(request)
+        nbytes = struct.unpack_from("<I", reply, 7)[0]
+        offsets.append(request)
+        if not nbytes:
+            break
+        data, at = feeder.memory.read(room, nbytes), 0
+        while at < nbytes:
+            offset, name = struct.unpack_from("<Q", data, at + 13)[0], struct.unpack_from("<H", data, at + 22)[0]
+            at += 24 + name
+    run(benchmark, feeder, offsets, 1, per_operation=len(offsets))
+
+
+def test_listing_floor(benchmark: Any, feeder: RingFeeder, export: Path) -> None:
+    """lseek(2) and getdents64(2) over the same folder, entries as Python tuples."""
+    benchmark.group = "list 1000 entries"
+    descriptor = os.open(export / "folder", os.O_RDONLY | os.O_DIRECTORY)
+
+    def call() -> None:
+        os.lseek(descriptor, 0, os.SEEK_SET)
+        while read_directory(descriptor):
+            pass
+
+    floor(benchmark, call)
+    os.close(descriptor)
+
+
+@pytest.mark.parametrize("depth", DEPTHS)
+def test_create_clunk_unlink(benchmark: Any, feeder: RingFeeder, depth: int) -> None:
+    """Twalk (a clone), Tlcreate, Tclunk, Tunlinkat: four requests, one operation."""
+    expect(benchmark, "create+clunk+unlink", f"device, depth {depth}")
+    requests = []
+    for number in range(BATCH // 4):
+        name, fid = b"new-%d" % number, 100 + number
+        requests += [
+            feeder.add(codec.encode(p9.TWALK, 1, ROOT, fid, ())),
+            feeder.add(codec.encode(p9.TLCREATE, 1, fid, name, 0o102, 0o100644, 0)),
+            feeder.add(codec.encode(p9.TCLUNK, 1, fid)),
+            feeder.add(codec.encode(p9.TUNLINKAT, 1, ROOT, name, 0)),
+        ]
+    run(benchmark, feeder, requests, depth, per_operation=4)
+
+
+def test_create_clunk_unlink_floor(benchmark: Any, feeder: RingFeeder, export: Path) -> None:
+    """openat(2) with O_CREAT, close(2), unlinkat(2)."""
+    benchmark.group = "create+clunk+unlink"
+    folder = os.open(export, os.O_PATH)
+
+    def call() -> None:
+        os.close(os.open("bare", os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644, dir_fd=folder))
+        os.unlink("bare", dir_fd=folder)
+
+    floor(benchmark, call)
+    os.close(folder)

@@ -1,0 +1,34 @@
+"""What the README shows is what happens."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+README = (Path(__file__).parents[1] / "README.md").read_text()
+
+
+@pytest.mark.parametrize("source", re.findall(r"<!-- run -->\n```python\n(.*?)```", README, re.DOTALL))
+def test_examples_run(source: str) -> None:
+    done = subprocess.run([sys.executable, "-c", source], capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+
+
+def facts(transcript: str) -> list[str]:
+    """The transcript without what differs from run to run: the folder's name, times, counts."""
+    transcript = re.sub(r"/tmp/pyvirtfs-demo-\w+", "FOLDER", transcript)
+    transcript = re.sub(r"\b[A-Z][a-z]{2} [ \d]\d \d\d:\d\d\b", "TIME", transcript)
+    transcript = re.sub(r"\d+ (requests|kicks|interrupts)", r"N \1", transcript)
+    return transcript.strip().splitlines()
+
+
+def test_demo_transcript() -> None:
+    found = re.search(r"<!-- demo -->\n```text\n(.*?)```", README, re.DOTALL)
+    assert found is not None
+    command = [sys.executable, "-m", "pyvirtfs", "demo"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True)
+    assert facts(done.stdout) == facts(found[1])
