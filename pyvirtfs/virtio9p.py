@@ -108,6 +108,11 @@ class Virtio9p(VirtioDevice):
         """End the session: no fid, lock or request survives."""
         self.server.reset()
 
+    def cancel_queue(self, index: int) -> None:
+        """Drop the requests; the session with its fids stays, since only the queue is reset (virtio 1.3, 2.6.1)."""
+        del index
+        self.server.abandon()
+
     @property
     def busy(self) -> bool:
         """Whether a driver still works on requests that were cancelled."""

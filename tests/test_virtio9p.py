@@ -286,6 +286,37 @@ def test_h116_reset_while_a_request_waits(waiting: tuple[Guest, Waiting], sink: 
     guest.mount()
 
 
+def test_a_queue_reset_keeps_the_session(waiting: tuple[Guest, Waiting]) -> None:
+    guest, slow = waiting
+    write, read = guest.device.bar_write, guest.device.bar_read
+    guest.call(TGETATTR, struct.pack("<IQ", 0, 0x7FF))
+    write(4, 58, 2, 1)
+    slow.release()
+    guest.device.run_pending()
+    assert read(4, 58, 2) == 0
+    assert guest.device.server.fids == 1
+    guest.memory.write(DESCRIPTORS, bytes(0x3000))
+    for offset, address in ((32, DESCRIPTORS), (40, AVAILABLE), (48, USED)):
+        write(4, offset, 8, address)
+    write(4, 28, 2, 1)
+    guest.index = 0
+    assert guest.call(TGETATTR, struct.pack("<IQ", 0, 0x7FF)) == b""
+    slow.release()
+    assert guest.device.run_pending() == 1
+    assert guest.memory.read(REPLY, 7)[4] == TGETATTR + 1
+
+
+def test_an_interrupt_for_what_was_answered_before_a_mistake(options: str, memory: GuestMemory, sink: Sink) -> None:
+    with Virtio9pPci(options, mount_tag="t", memory=memory, interrupts=sink, defer=True) as device:
+        guest = Guest(device, memory)
+        guest.send(struct.pack("<IBHIH8s", 21, TVERSION, 0xFFFF, 8192, 8, b"9P2000.L"))
+        guest.send(b"", slot=1)
+        device.run_pending()
+        assert guest.used == 1
+        assert device.bar_read(4, 0x1000, 1) == 3  # the queue's and the configuration's
+        assert device.bar_read(4, 20, 1) & 64
+
+
 def test_a_fault_while_a_request_waits(waiting: tuple[Guest, Waiting]) -> None:
     guest, slow = waiting
     guest.call(TGETATTR, struct.pack("<IQ", 0, 0x7FF))

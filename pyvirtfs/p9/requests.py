@@ -7,7 +7,6 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 from pyvirtfs.fsdev.completion import Completion
-from pyvirtfs.p9.constants import NOFID
 
 if TYPE_CHECKING:
     from pyvirtfs.memory.buffers import Buffers
@@ -173,7 +172,7 @@ class InFlight:
         return aborted
 
     def abandon(self) -> list[Request]:
-        """Forget all requests: the device was reset.
+        """Forget all requests: the device or its queue was reset.
 
         Returns:
             Those that a driver still works on; nothing follows them.
@@ -181,7 +180,6 @@ class InFlight:
         abandoned = [request for request in self.by_tag.values() if request.completion is not None]
         for request in abandoned:
             request.fate = ABANDONED
-            request.newfid = NOFID  # the number may be taken by the next session
             request.followers = []
         self.by_tag.clear()
         return abandoned

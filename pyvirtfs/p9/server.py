@@ -222,18 +222,24 @@ class Server:
 
     # --- the end ---
 
-    def reset(self) -> None:
-        """Forget the session and all requests, as a device reset does. `done` is called for none of them.
+    def abandon(self) -> None:
+        """Forget all requests, as the reset of a queue does; the session stays. `done` is called for none of them.
 
         What a driver still works on is cancelled but goes on until the driver lets go of it; a transport that must not
         have its buffers touched any more waits until `busy` is 0.
         """
         abandoned = self._in_flight.abandon()
         self._ready.keep(lambda request: request.completion is not None)
-        self._session.end()
         for request in abandoned:
             request.cancel()
         self.run_pending()
+
+    def reset(self) -> None:
+        """Forget the session and all requests, as a device reset does; see `abandon`."""
+        for request in self._in_flight.by_tag.values():
+            request.newfid = c.NOFID  # the number may be taken by the next session
+        self.abandon()
+        self._session.end()
 
     def close(self) -> None:
         """Reset, and close the descriptor of `wakeup_fileno`. The driver stays open. Idempotent.

@@ -151,7 +151,7 @@ class VirtioDevice(abc.ABC):
         """The device is reset or broken: drop all requests and all session state. Nothing is pushed any more."""
 
     def cancel_queue(self, index: int) -> None:
-        """Queue `index` is reset: drop its requests. Nothing of them is pushed any more, nothing of theirs written."""
+        """Queue `index` is reset: drop its requests, and only those. Nothing of them is pushed any more."""
         del index
         self.cancel()
 
@@ -359,7 +359,6 @@ class VirtioDevice(abc.ABC):
         """The loop; the device is live, and the loop not running."""
         self._running = True
         queues = self.queues
-        transport = self.transport
         done = 0
         try:
             while self._live and (self._kicked or self._collect):
@@ -370,22 +369,30 @@ class VirtioDevice(abc.ABC):
                 if self._collect:
                     self._collect = False
                     self.collect()
-                for queue in queues:
-                    pushed = queue.pushed
-                    if pushed:
-                        done += pushed
-                        if queue.needs_interrupt() and transport is not None:
-                            transport.queue_interrupt(queue)
+                done += self._interrupt()
         except GuestError as error:
+            self._guarded(self._interrupt)  # for what was answered before the guest's mistake
             self.needs_reset(error)
         except Exception as error:  # noqa: BLE001 (an emulator's processor loop must survive a bug in here)
             self._bug(error)
+            self._guarded(self._interrupt)
             self.needs_reset(error)
         finally:
             self._running = False
         return done
 
     # --- inside ---
+
+    def _interrupt(self) -> int:
+        """Interrupt the driver, where it wants that, for the chains pushed since the last time; how many those are."""
+        done = 0
+        for queue in self.queues:
+            pushed = queue.pushed
+            if pushed:
+                done += pushed
+                if queue.needs_interrupt() and self.transport is not None:
+                    self.transport.queue_interrupt(queue)
+        return done
 
     def _config_interrupt(self) -> None:
         if self.transport is not None:

@@ -128,9 +128,7 @@ class VirtioPci(PciFunction):
         """New used buffers: the queue's vector, or without MSI-X ISR bit 0 and the pin (4.1.5.3)."""
         msix = self.msix
         if msix is not None and msix.enabled:
-            vector = queue.state.vector
-            if vector != NO_VECTOR:
-                msix.raise_vector(vector)
+            msix.raise_vector(queue.state.vector)  # NO_VECTOR is none of the table's
         else:
             self.isr |= ISR_QUEUE
             self.set_intx(True)
