@@ -11,8 +11,10 @@ from typing import TYPE_CHECKING, Any, Final, Self
 
 from construct import Bytes, Int16ul, Struct, this
 
-from pyvirtfs.errors import ConfigError
+from pyvirtfs.errors import ConfigError, GuestError
 from pyvirtfs.fsdev import registry
+from pyvirtfs.fsdev.driver import ExportDriver
+from pyvirtfs.memory import GuestMemory
 from pyvirtfs.p9.limits import Limits
 from pyvirtfs.p9.server import Server
 from pyvirtfs.virtio import VirtioDevice, VirtioPci
@@ -20,8 +22,6 @@ from pyvirtfs.virtio import VirtioDevice, VirtioPci
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from pyvirtfs.fsdev.driver import ExportDriver
-    from pyvirtfs.memory import GuestMemory
     from pyvirtfs.pci import InterruptSink
 
 DEVICE_ID: Final = 9
@@ -36,13 +36,21 @@ Config = Struct("tag_len" / Int16ul, "tag" / Bytes(this.tag_len))
 """The device configuration space (struct virtio_9p_config); the tag has no NUL."""
 
 
+def check_type(option: str, value: object, *types: type) -> None:
+    """Refuse an argument of another type. Raises ConfigError."""
+    if not isinstance(value, types):
+        names = " or ".join(kind.__name__ for kind in types)
+        raise ConfigError(option, f"{value!r} is {type(value).__name__}, it must be {names}")
+
+
 def check_mount_tag(tag: str | bytes) -> bytes:
     """The bytes of a mount tag.
 
     Raises:
         ConfigError: It is empty, too long, or holds a NUL.
     """
-    data = tag.encode("utf-8", "surrogateescape") if isinstance(tag, str) else bytes(tag)
+    check_type("mount_tag", tag, str, bytes)
+    data = tag.encode("utf-8", "surrogateescape") if isinstance(tag, str) else tag
     if not 1 <= len(data) <= MAX_TAG_NBYTES:
         raise ConfigError("mount_tag", f"{tag!r} is {len(data)} bytes long, it may be 1 to {MAX_TAG_NBYTES}")
     if b"\0" in data:
@@ -93,12 +101,28 @@ class Virtio9p(VirtioDevice):
         self.mount_tag = tag
         self.server = server
 
-    def process(self, index: int) -> None:
-        """Hand every waiting request to the server, which pushes the chain with its answer, now or later."""
+    def process(self, index: int) -> bool:
+        """Hand the waiting requests to the server, which pushes each chain with its answer, now or later."""
         queue = self.queues[index]
         pop, push, submit = queue.pop, queue.push, self.server.submit
-        while (chain := pop()) is not None:
-            submit(chain.readable, chain.writable, push, chain)
+        chain = None
+        try:
+            for _ in range(queue.state.size):
+                chain = pop()
+                if chain is None:
+                    return False
+                submit(chain.readable, chain.writable, push, chain)
+        except Exception:
+            raise
+        except BaseException:  # Ctrl-C outside of a driver's call: this request may never be answered
+            if chain is not None and queue.in_flight.get(chain.head) is chain:
+                self.needs_reset(GuestError("a request was interrupted"))
+            raise
+        return True
+
+    def hush(self) -> None:
+        """As `VirtioDevice.hush`."""
+        self.server.hush()
 
     def collect(self) -> None:
         """Push the answers of requests that a driver completed in another thread."""
@@ -118,8 +142,8 @@ class Virtio9p(VirtioDevice):
         """Whether a driver still works on requests that were cancelled."""
         return self.server.busy != 0
 
-    def next_deadline(self) -> float | None:
-        """As `VirtioDevice.next_deadline`."""
+    def deadline(self) -> float | None:
+        """As `VirtioDevice.deadline`."""
         return self.server.next_deadline()
 
     def wakeup_fileno(self) -> int | None:
@@ -167,6 +191,8 @@ class Virtio9pPci(VirtioPci):
         trace: Callable[[str], None] | None = None,
     ) -> None:
         check_mount_tag(mount_tag)
+        check_type("memory", memory, GuestMemory)
+        check_type("export", export, str, ExportDriver)
         self._own_driver: ExportDriver[Any, Any] | None = None
         if isinstance(export, str):
             export = self._own_driver = registry.create(export)

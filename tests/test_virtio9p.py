@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import gc
 import os
+import select
 import struct
 import subprocess
 import sys
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import pytest
 
 import pyvirtfs
@@ -58,9 +60,9 @@ class Guest:
         self.device.config_write(4, 2, 6)
         for value in (0, 1, 3):
             self.status(value)
-        for select in (0, 1):
-            write(4, 8, 4, select)
-            write(4, 12, 4, features >> 32 * select & 0xFFFFFFFF)
+        for word in (0, 1):
+            write(4, 8, 4, word)
+            write(4, 12, 4, features >> 32 * word & 0xFFFFFFFF)
         assert self.status(11) == 11
         self.memory.write(DESCRIPTORS, bytes(0x3000))
         for offset, address in ((32, DESCRIPTORS), (40, AVAILABLE), (48, USED)):
@@ -168,8 +170,8 @@ def test_a_device_that_cannot_be_leaves_nothing_open(options: str, memory: Guest
 
 def test_offered_features(device: Virtio9pPci) -> None:
     words = []
-    for select in (0, 1):
-        device.bar_write(4, 0, 4, select)
+    for word in (0, 1):
+        device.bar_write(4, 0, 4, word)
         words.append(device.bar_read(4, 4, 4))
     assert words == [1 | 1 << 28 | 1 << 29, 1 | 1 << 8]
     assert device.device.feature_names[0] == "9P_MOUNT_TAG"
@@ -306,6 +308,44 @@ def test_a_queue_reset_keeps_the_session(waiting: tuple[Guest, Waiting]) -> None
     assert guest.memory.read(REPLY, 7)[4] == TGETATTR + 1
 
 
+@pytest.mark.parametrize("features", [FEATURES, FEATURES | 1 << 29])
+def test_ctrl_c_in_a_driver(options: str, memory: GuestMemory, sink: Sink, features: int) -> None:
+    driver = registry.create(options)
+    real = driver.getattr
+
+    def interrupted(_node: Any) -> Any:
+        driver.getattr = real  # type: ignore[method-assign]  # that is the test
+        raise KeyboardInterrupt
+
+    with Virtio9pPci(driver, mount_tag="t", memory=memory, interrupts=sink, defer=True) as device:
+        guest = Guest(device, memory)
+        guest.start(features)
+        body = struct.pack("<IQ", 0, 0x7FF)
+        for slot, (kind, content) in enumerate(
+            (
+                (TVERSION, struct.pack("<IH8s", 8192, 8, b"9P2000.L")),
+                (TATTACH, struct.pack("<IIHHI", 0, NOFID, 0, 0, 0)),
+            )
+        ):
+            guest.send(struct.pack("<IBH", 7 + len(content), kind, slot) + content, slot=slot)
+        device.run_pending()
+        driver.getattr = interrupted  # type: ignore[assignment, method-assign]  # that is the test
+        for slot in (2, 3):
+            guest.send(struct.pack("<IBH", 19, TGETATTR, slot) + body, slot=slot)
+        device.bar_read(4, 0x1000, 1)
+        memory.write(AVAILABLE + 4 + 2 * 128, struct.pack("<H", 2))  # used_event
+        with pytest.raises(KeyboardInterrupt):
+            device.run_pending()
+        assert memory.read(REPLY + 0x2000, 11) == struct.pack("<IBHI", 11, 7, 2, 5)  # EIO
+        assert device.bar_read(4, 0x1000, 1) == 1  # and the guest was told
+        assert device.bar_read(4, 20, 1) == 15
+        if features >> 29 & 1:
+            assert memory.read(USED + 4 + 8 * 128, 2) == struct.pack("<H", 4)  # the next request rings the doorbell
+        assert device.run_pending() == 1
+        assert memory.read(REPLY + 0x3000, 5)[4] == TGETATTR + 1
+    driver.close()
+
+
 def test_an_interrupt_for_what_was_answered_before_a_mistake(options: str, memory: GuestMemory, sink: Sink) -> None:
     with Virtio9pPci(options, mount_tag="t", memory=memory, interrupts=sink, defer=True) as device:
         guest = Guest(device, memory)
@@ -315,6 +355,82 @@ def test_an_interrupt_for_what_was_answered_before_a_mistake(options: str, memor
         assert guest.used == 1
         assert device.bar_read(4, 0x1000, 1) == 3  # the queue's and the configuration's
         assert device.bar_read(4, 20, 1) & 64
+
+
+def test_an_answer_waits_without_a_busy_loop_while_bus_mastering_is_off(waiting: tuple[Guest, Waiting]) -> None:
+    guest, slow = waiting
+    guest.call(TGETATTR, struct.pack("<IQ", 0, 0x7FF))
+    fd = guest.device.wakeup_fileno()
+    assert fd is not None
+    guest.device.config_write(4, 2, 2)
+    slow.release()
+    assert select.select([fd], [], [], 0)[0]
+    used = guest.used
+    assert guest.device.run_pending() == 0
+    assert not select.select([fd], [], [], 0)[0]
+    assert guest.device.next_deadline() is None
+    guest.device.config_write(4, 2, 6)
+    assert guest.used == used + 1
+
+
+def test_a_queue_reset_ends_while_bus_mastering_is_off(waiting: tuple[Guest, Waiting]) -> None:
+    guest, slow = waiting
+    guest.call(TGETATTR, struct.pack("<IQ", 0, 0x7FF))
+    guest.device.config_write(4, 2, 2)
+    guest.device.bar_write(4, 58, 2, 1)
+    slow.release()
+    guest.device.run_pending()
+    assert guest.device.bar_read(4, 58, 2) == 0
+
+
+def test_a_deferred_doorbell_is_due_now(options: str, memory: GuestMemory, sink: Sink) -> None:
+    with Virtio9pPci(options, mount_tag="t", memory=memory, interrupts=sink, defer=True) as device:
+        guest = Guest(device, memory)
+        device.run_pending()
+        assert device.next_deadline() is None
+        guest.send(struct.pack("<IBHIH8s", 21, TVERSION, 0xFFFF, 8192, 8, b"9P2000.L"))
+        assert device.next_deadline() == 0.0
+        assert device.run_pending() == 1
+        assert device.next_deadline() is None
+
+
+def test_ctrl_c_outside_of_a_driver_needs_a_reset(options: str, memory: GuestMemory, sink: Sink) -> None:
+    def interrupted(_line: str) -> None:
+        raise KeyboardInterrupt
+
+    with Virtio9pPci(options, mount_tag="t", memory=memory, interrupts=sink, trace=interrupted) as device:
+        guest = Guest(device, memory)
+        with pytest.raises(KeyboardInterrupt):
+            guest.send(struct.pack("<IBHIH8s", 21, TVERSION, 0xFFFF, 8192, 8, b"9P2000.L"))
+        assert device.bar_read(4, 20, 1) & 64
+
+
+def test_a_driver_that_starts_again_out_of_an_interrupt(options: str, memory: GuestMemory, sink: Sink) -> None:
+    with Virtio9pPci(options, mount_tag="t", memory=memory, interrupts=sink) as device:
+        guest = Guest(device, memory)
+
+        def restart(_level: bool) -> None:
+            sink.intx = lambda level: None  # type: ignore[method-assign]
+            guest.start()
+            guest.send(struct.pack("<IBHIH8s", 21, TVERSION, 0xFFFF, 8192, 8, b"9P2000.L"))
+
+        sink.intx = restart  # type: ignore[assignment, method-assign]  # the interrupt controller runs the guest's handler at once
+        guest.send(b"")
+        assert device.bar_read(4, 20, 1) == 15
+        assert guest.used == 1
+
+
+def test_removed_ram_is_let_go(options: str, sink: Sink) -> None:
+    array = np.zeros(1 << 20, np.uint8)
+    alone = sys.getrefcount(array)
+    memory = GuestMemory.from_array(array)
+    with Virtio9pPci(options, mount_tag="t", memory=memory, interrupts=sink) as device:
+        guest = Guest(device, memory)
+        guest.mount()
+        assert guest.status(0) == 0
+        memory.remove(0, 1 << 20)
+        gc.collect()
+        assert sys.getrefcount(array) == alone
 
 
 def test_a_fault_while_a_request_waits(waiting: tuple[Guest, Waiting]) -> None:
@@ -328,6 +444,16 @@ def test_a_fault_while_a_request_waits(waiting: tuple[Guest, Waiting]) -> None:
     assert guest.used == used
     guest.start()
     guest.mount()
+
+
+@pytest.mark.parametrize(
+    ("option", "value"),
+    [("mount_tag", 7), ("mount_tag", None), ("memory", b""), ("memory", None), ("export", None), ("export", b"local")],
+)
+def test_arguments_of_a_wrong_type(options: str, memory: GuestMemory, option: str, value: object) -> None:
+    arguments: dict[str, Any] = {"export": options, "mount_tag": "t", "memory": memory, option: value}
+    with pytest.raises(ConfigError, match=rf"^{option}: .*{type(value).__name__}"):
+        Virtio9pPci(**arguments)
 
 
 def test_close_releases_everything(options: str, memory: GuestMemory) -> None:

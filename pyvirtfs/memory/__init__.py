@@ -6,12 +6,13 @@ from pyvirtfs.memory.buffers import Buffers, IovecBuffers, ViewBuffers
 from pyvirtfs.memory.guest import GuestMemory
 from pyvirtfs.memory.ordering import TOTAL_STORE_ORDER, full_barrier, load_barrier, store_barrier
 from pyvirtfs.memory.regions import Region
-from pyvirtfs.memory.span import SpanBuffers
+from pyvirtfs.memory.span import HeadedBuffers, SpanBuffers
 
 __all__ = [
     "TOTAL_STORE_ORDER",
     "Buffers",
     "GuestMemory",
+    "HeadedBuffers",
     "IovecBuffers",
     "Region",
     "SpanBuffers",

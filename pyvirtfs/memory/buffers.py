@@ -9,7 +9,7 @@ from __future__ import annotations
 import abc
 import errno
 import os
-from typing import TYPE_CHECKING, Final, Protocol
+from typing import TYPE_CHECKING, Final, Protocol, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -23,6 +23,9 @@ if TYPE_CHECKING:
 
 IOV_MAX: Final = os.sysconf("SC_IOV_MAX")
 """How many ranges one preadv(2) takes."""
+
+Bytes: TypeAlias = bytes | bytearray | memoryview
+"""What `Buffers.write` takes: one-dimensional, of single bytes."""
 
 _NO_BYTES: Final = memoryview(bytearray())
 _WORD: Final = (1 << 64) - 1
@@ -51,7 +54,7 @@ def _does_not_fit(offset: int, nbytes: int, total: int) -> ValueError:
     return ValueError(f"{nbytes} bytes at offset {offset} do not lie within {total} bytes")
 
 
-def _offset_error(offset: int, code: int) -> OSError:
+def offset_error(offset: int, code: int) -> OSError:
     """For a file offset that off_t cannot hold: an errno instead of OverflowError."""
     return OSError(code, os.strerror(code), f"offset {offset:#x}")
 
@@ -73,8 +76,8 @@ class Buffers(abc.ABC):
         """
 
     @abc.abstractmethod
-    def write(self, offset: int, data: Buffer) -> None:
-        """Copy bytes in (scatter); `data` is one-dimensional and of single bytes.
+    def write(self, offset: int, data: Bytes) -> None:
+        """Copy bytes in (scatter).
 
         Raises:
             ValueError: The data does not fit.
@@ -175,15 +178,15 @@ class ViewBuffers(Buffers):
             return self._first[offset:end].tobytes()
         return b"".join(self._cut(offset, nbytes))
 
-    def write(self, offset: int, data: Buffer) -> None:
+    def write(self, offset: int, data: Bytes) -> None:
         """See `Buffers.write`."""
-        source = memoryview(data)
-        nbytes = source.nbytes
+        nbytes = len(data)
         end = offset + nbytes
         try:
             if 0 <= offset <= end <= self._first_nbytes:
-                self._first[offset:end] = source
+                self._first[offset:end] = data
                 return
+            source = memoryview(data)
             start = 0
             for view in self._cut(offset, nbytes):
                 stop = start + len(view)
@@ -224,7 +227,7 @@ class ViewBuffers(Buffers):
                     return done
                 done += turn
         except OverflowError:
-            raise _offset_error(offset, errno.EINVAL) from None
+            raise offset_error(offset, errno.EINVAL) from None
         except (TypeError, BufferError):  # a read-only view
             raise OSError(errno.EFAULT, os.strerror(errno.EFAULT)) from None
         return done
@@ -247,7 +250,7 @@ class ViewBuffers(Buffers):
                     break
         except OverflowError:
             if not done:
-                raise _offset_error(offset, errno.EFBIG) from None
+                raise offset_error(offset, errno.EFBIG) from None
         except OSError:
             if not done:
                 raise
@@ -298,15 +301,15 @@ class IovecBuffers(Buffers):
             return self._head()[offset:end].tobytes()
         return b"".join(self.slice(offset, nbytes).views())
 
-    def write(self, offset: int, data: Buffer) -> None:
+    def write(self, offset: int, data: Bytes) -> None:
         """See `Buffers.write`."""
-        source = memoryview(data)
-        nbytes = source.nbytes
+        nbytes = len(data)
         end = offset + nbytes
         try:
             if 0 <= offset < end <= self._first_nbytes:
-                self._head()[offset:end] = source
+                self._head()[offset:end] = data
                 return
+            source = memoryview(data)
             start = 0
             for view in self.slice(offset, nbytes).views():
                 stop = start + len(view)
@@ -355,7 +358,9 @@ class IovecBuffers(Buffers):
         if not total:
             return 0
         iovec = self._iovec
-        done = preadv(fd, iovec[:IOV_MAX], offset)
+        done = preadv(fd, iovec if len(iovec) <= IOV_MAX else iovec[:IOV_MAX], offset)
+        if done == total:
+            return done
         if 0 < done < total and len(iovec) <= IOV_MAX and not os.pread(fd, 1, offset + done):
             return done  # the file ends here, as most short reads say: cheaper to ask than to cut what is left
         while 0 < done < total:

@@ -316,6 +316,25 @@ class GuestMemory:
             iovec[:, 0] = offsets + self._hosts[region_of]
         return IovecBuffers(iovec, int(_sum(sizes)), self.regions)
 
+    def buffers_from_pairs(self, pairs: npt.NDArray[np.uint64], *, writable: bool = False) -> Buffers:
+        """As `buffers_from_arrays`, with half as many steps where all ranges lie in the largest region.
+
+        Args:
+            pairs: Guest-physical address and length of each range: uint64, shape (n, 2), C-contiguous, writable. It
+                belongs to the buffers from now on.
+            writable: The device will write there.
+
+        Raises:
+            MemoryAccessError: A byte of a range is not RAM, or is read-only though it must be writable.
+        """
+        starts, sizes = pairs[:, 0], pairs[:, 1]
+        if len(pairs) >= _MANY_ROWS and self.regions and not (writable and self._readonly):
+            offsets = np.minimum(starts - self._base64, self._size64)  # as in `buffers_from_arrays`
+            if not _count_nonzero(sizes > self._size64 - offsets):
+                np.add(offsets, self._host64, out=starts)
+                return IovecBuffers(pairs, int(_sum(sizes)), self.regions)
+        return self.buffers_from_arrays(starts, sizes, writable=writable)
+
     def _buffers_one_by_one(self, addresses: Sequence[int], lengths: Sequence[int], *, writable: bool) -> Buffers:
         """What `buffers_from_arrays` cannot do at once: few ranges, some that cross regions, some that are not RAM."""
         if len(addresses) != len(lengths):

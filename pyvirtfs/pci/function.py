@@ -33,6 +33,11 @@ _IDENTITY_BITS: Final = {
     "subsystem_device": 16,
 }
 
+
+def _drop(_vector: int, _address: int, _data: int) -> None:
+    """A message of a function that has no sink for interrupts."""
+
+
 BarListener = Callable[["PciFunction", int, int | None, int | None], None]
 """Called as ``listener(function, bar, old_address, new_address)``; None is "not decoded"."""
 
@@ -108,7 +113,7 @@ class PciFunction:
         if not 0 <= interrupt_pin <= 4:
             raise ConfigError("interrupt_pin", f"{interrupt_pin} is not 0 (none) or 1 to 4 (INTA to INTD)")
         self.identity = identity
-        self.interrupts = interrupts
+        self._interrupts = interrupts
         self.interrupt_pin = interrupt_pin
         self.config = ConfigSpace(layout.EXPRESS_NBYTES if express else layout.CONVENTIONAL_NBYTES)
         self.config.declare(0, *_header(identity, interrupt_pin))
@@ -135,6 +140,17 @@ class PciFunction:
             self.add_capability(self._express)
             self._power = power_capability(self._power_written)
             self.add_capability(self._power)
+
+    @property
+    def interrupts(self) -> InterruptSink | None:
+        """Where interrupts go; None drops them."""
+        return self._interrupts
+
+    @interrupts.setter
+    def interrupts(self, sink: InterruptSink | None) -> None:
+        self._interrupts = sink
+        if self.msix is not None:
+            self.msix.send = _drop if sink is None else sink.msix
 
     # -- Setting it up
 
@@ -177,7 +193,7 @@ class PciFunction:
         """
         if vectors == 0:
             return None
-        table = MsixTable(vectors, self._send_message)
+        table = MsixTable(vectors, _drop if self._interrupts is None else self._interrupts.msix)
         self.add_bar(Bar(bar, BarKind.MEMORY_32, table.nbytes, table))
         self._msix_capability = Capability(
             layout.MSIX.build(
@@ -277,11 +293,6 @@ class PciFunction:
         """The function is being reset: stop at once and go back to the initial state; the registers follow."""
 
     # -- Inside
-
-    def _send_message(self, vector: int, address: int, data: int) -> None:
-        sink = self.interrupts
-        if sink is not None:
-            sink.msix(vector, address, data)
 
     def _command_written(self, offset: int, size: int) -> None:
         if offset + size > layout.COMMAND and offset < layout.STATUS:

@@ -33,6 +33,7 @@ class MsixTable:
         pending: The pending bits, one for each vector, padded to 8 bytes.
         enabled: MSI-X enable of the capability.
         function_masked: Function mask of the capability.
+        send: As given; whoever gets the messages may change.
         deliverable: Whether the function may write to memory at all (bus mastering).
 
     Raises:
@@ -41,7 +42,6 @@ class MsixTable:
 
     __slots__ = (
         "_messages",
-        "_send",
         "deliverable",
         "enabled",
         "entries",
@@ -49,6 +49,7 @@ class MsixTable:
         "nbytes",
         "pba_offset",
         "pending",
+        "send",
         "vectors",
     )
 
@@ -64,14 +65,14 @@ class MsixTable:
         self.enabled = False
         self.function_masked = False
         self.deliverable = False
-        self._send = send
+        self.send = send
         self._messages: dict[int, tuple[int, int]] = {}  # of the vectors that can be sent now
 
     def raise_vector(self, vector: int) -> None:
         """An event for `vector`. A number that is no vector is ignored."""
         message = self._messages.get(vector)
         if message is not None:
-            self._send(vector, message[0], message[1])
+            self.send(vector, message[0], message[1])
         elif self.enabled and 0 <= vector < self.vectors:
             self.pending[vector >> 3] |= 1 << (vector & 7)
 
@@ -153,4 +154,4 @@ class MsixTable:
         bit = 1 << (vector & 7)
         if message is not None and self.pending[vector >> 3] & bit:
             self.pending[vector >> 3] &= ~bit
-            self._send(vector, message[0], message[1])
+            self.send(vector, message[0], message[1])

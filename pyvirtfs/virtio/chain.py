@@ -11,9 +11,10 @@ import struct
 from typing import TYPE_CHECKING, Final
 
 import numpy as np
+import numpy.typing as npt
 
 from pyvirtfs.errors import QueueError
-from pyvirtfs.memory import SpanBuffers, ViewBuffers
+from pyvirtfs.memory import HeadedBuffers, SpanBuffers, ViewBuffers
 from pyvirtfs.virtio.layout import DESC_INDIRECT, DESC_NEXT, DESC_WRITE, Descriptor, lower
 
 if TYPE_CHECKING:
@@ -31,18 +32,25 @@ _VECTORISE: Final = 32
 _DESCRIPTOR_NBYTES: Final = lower(Descriptor).size
 _TABLES: Final[tuple[struct.Struct, ...]] = tuple(lower(Descriptor, count) for count in range(_VECTORISE))
 _unpack_two = _TABLES[2].unpack_from
+_unpack_three = _TABLES[3].unpack_from
+_NEXT_WRITE: Final = DESC_NEXT | DESC_WRITE
 _SHORT: Final = 16
 """Entries up to which a table of the usual shape is taken apart at once."""
 _SHAPES: Final = {
     (DESC_NEXT,) * readable + (DESC_NEXT | DESC_WRITE,) * (count - readable - 1) + (DESC_WRITE,): readable
-    for count in range(3, _SHORT + 1)
+    for count in range(4, _SHORT + 1)
     for readable in range(1, count)
 }
 """The flags of a short table that has both readable and writable entries in order, and how many are readable."""
 _FOLLOWING: Final = [tuple(range(1, count)) for count in range(_SHORT + 1)]
 """The `next` fields, but for the last, of a table whose entries follow each other."""
-_SEQUENTIAL: Final = (np.arange(1, MAX_INDIRECT + 1, dtype=np.uint32) << np.uint32(16)) | np.uint32(DESC_NEXT)
-"""The last word (flags, next) of each entry of a table whose entries follow each other and are readable."""
+_SEQUENTIAL: Final = (np.arange(1, MAX_INDIRECT + 1, dtype=np.uint64) << np.uint64(16)) | np.uint64(DESC_NEXT)
+"""Flags and next of each entry of a table whose entries follow each other and are readable."""
+# Arrays without dimensions: numpy takes them faster than scalars.
+_FLAGS_SHIFT: Final = np.array(32, np.uint64)
+_LENGTH_MASK: Final = np.array(0xFFFFFFFF, np.uint64)
+_KEPT_SHAPES: Final = 32
+"""Kinds of long tables that a queue remembers to be in order."""
 
 
 class Chain:
@@ -70,12 +78,13 @@ class ChainReader:
         memory: Guest RAM.
     """
 
-    __slots__ = ("_address", "_memory", "_nbytes", "_view", "indirect")
+    __slots__ = ("_address", "_memory", "_nbytes", "_shapes", "_view", "indirect")
 
     def __init__(self, memory: GuestMemory) -> None:
         self._memory = memory
         self.indirect = False
         """Whether INDIRECT_DESC was negotiated."""
+        self._shapes: dict[bytes, int] = {}  # of long tables: flags and next, and the index of the first writable entry
         self.refresh()
 
     def refresh(self) -> None:
@@ -85,6 +94,11 @@ class ChainReader:
         self._address = largest.address if largest is not None else 0
         self._nbytes = largest.nbytes if largest is not None else 0
         self._view = largest.view if largest is not None else memoryview(b"")
+
+    def forget(self) -> None:
+        """Hold on to no region of guest RAM until the next `refresh`."""
+        self._address = self._nbytes = 0
+        self._view = memoryview(b"")
 
     def table(self, head: int, address: int, nbytes: int) -> Chain:
         """The chain of an indirect table that is all there is of it (2.7.5.3).
@@ -131,11 +145,55 @@ class ChainReader:
                     writable.nbytes = reply_nbytes
                     return chain
         elif nbytes <= _SHORT * _DESCRIPTOR_NBYTES and self.indirect:
-            chain_or_none = self._short(head, address - self._address, nbytes)
-            if chain_or_none is not None:
-                return chain_or_none
+            start = address - self._address
+            found = self._with_payload(head, start) if nbytes == 48 else self._short(head, start, nbytes)
+            if found is not None:
+                return found
         ranges = Ranges()
         return self.add_table(ranges, address, nbytes, head) or self.chain(head, ranges)
+
+    def _with_payload(self, head: int, start: int) -> Chain | None:
+        """The chain of a table of three entries at offset `start` of the largest region: request, reply, a payload.
+
+        The payload follows the head of either, as in a Tread or a Twrite of one range. None: as `_short`.
+        """
+        size, ram = self._nbytes, self._view
+        if not 0 <= start <= size - 48:
+            return None
+        (
+            first, first_nbytes, first_flags, first_next,
+            middle, middle_nbytes, middle_flags, middle_next,
+            last, last_nbytes, last_flags, _,
+        ) = _unpack_three(ram, start)  # fmt: skip
+        base = self._address
+        first -= base
+        middle -= base
+        last -= base
+        if (
+            first_flags != DESC_NEXT
+            or first_next != 1
+            or middle_next != 2
+            or last_flags != DESC_WRITE
+            or first < 0
+            or not 0 < first_nbytes <= size - first
+            or middle < 0
+            or not 0 < middle_nbytes <= size - middle
+            or last < 0
+            or not 0 < last_nbytes <= size - last
+            or first_nbytes + middle_nbytes + last_nbytes > MAX_CHAIN_BYTES
+        ):
+            return None
+        chain = Chain()
+        chain.head = head
+        if middle_flags == _NEXT_WRITE:
+            chain.readable = SpanBuffers.of(ram, first, first_nbytes)
+            chain.writable = HeadedBuffers.of(ram, middle, middle_nbytes, last, last_nbytes)
+        elif middle_flags == DESC_NEXT:
+            chain.readable = HeadedBuffers.of(ram, first, first_nbytes, middle, middle_nbytes)
+            chain.writable = SpanBuffers.of(ram, last, last_nbytes)
+        else:
+            return None
+        return chain
 
     def _short(self, head: int, start: int, nbytes: int) -> Chain | None:
         """The chain of a short table at offset `start` of the largest region, as Linux builds it for payloads.
@@ -213,27 +271,52 @@ class ChainReader:
 
     def _vectorised(self, head: int, table: bytes, count: int) -> Chain | None:
         """The chain of a long table whose entries follow each other; None if they do not (then walk it)."""
-        words = np.frombuffer(table, "<u4")
-        lengths = words[2::4]
-        marks = words[3::4] ^ _SEQUENTIAL[:count]
-        # The last entry ends the chain: NEXT is clear, and its next means nothing.
-        last = int(words[-1]) & 0xFFFF
-        marks[-1] = last
-        writable = int(np.count_nonzero(marks))
-        first_writable = count - writable
-        if last not in {0, DESC_WRITE} or (writable and not (marks[first_writable:] == DESC_WRITE).all()):
-            return None
-        total = int(lengths.sum(dtype=np.uint64))
-        if total > MAX_CHAIN_BYTES:
-            raise QueueError(f"a chain of {total} bytes")
-        addresses = np.frombuffer(table, "<u8")[::2]
-        sizes = lengths.astype(np.uint64)
-        buffers = self._memory.buffers_from_arrays
+        # A descriptor is 16 bytes, as a struct iovec is: the copy of the table becomes one where it stands.
+        pairs = np.frombuffer(bytearray(table), np.uint64).reshape(count, 2)
+        lengths = pairs[:, 1]
+        marks = (lengths >> _FLAGS_SHIFT).tobytes()
+        shapes = self._shapes
+        first_writable = shapes.get(marks)
+        if first_writable is None:
+            first_writable = _first_writable(np.frombuffer(marks, np.uint64), count)
+            if first_writable is None:
+                return None
+            if len(shapes) >= _KEPT_SHAPES:
+                shapes.clear()
+            shapes[marks] = first_writable
+        lengths &= _LENGTH_MASK
         chain = Chain()
         chain.head = head
-        chain.readable = buffers(addresses[:first_writable], sizes[:first_writable])
-        chain.writable = buffers(addresses[first_writable:], sizes[first_writable:], writable=True)
+        chain.readable = readable = self._from_pairs(pairs[:first_writable])
+        chain.writable = writable = self._from_pairs(pairs[first_writable:], writable=True)
+        if readable.nbytes + writable.nbytes > MAX_CHAIN_BYTES:
+            raise QueueError(f"a chain of {readable.nbytes + writable.nbytes} bytes")
         return chain
+
+    def _from_pairs(self, pairs: npt.NDArray[np.uint64], *, writable: bool = False) -> Buffers:
+        if len(pairs) == 1:
+            return self._buffers([(pairs.item(0), pairs.item(1))], writable=writable)
+        return self._memory.buffers_from_pairs(pairs, writable=writable)
+
+
+def _first_writable(marks: npt.NDArray[np.uint64], count: int) -> int | None:
+    """The index of the first writable entry of a table whose entries follow each other, readable ones first.
+
+    Args:
+        marks: The upper half of each entry's second word: flags, and next in the bits from 16 on.
+        count: Of entries.
+
+    Returns:
+        None if it is not such a table; `count` if no entry is writable.
+    """
+    marks = marks ^ _SEQUENTIAL[:count]
+    # The last entry ends the chain: NEXT is clear, and its next means nothing.
+    last = marks.item(count - 1) & 0xFFFF ^ DESC_NEXT
+    marks[-1] = last
+    first_writable = count - int(np.count_nonzero(marks))
+    if last not in {0, DESC_WRITE} or (marks[first_writable:] != DESC_WRITE).any():
+        return None
+    return first_writable
 
 
 class Ranges:

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+_WORKING: Final = STATUS_DRIVER_OK | STATUS_NEEDS_RESET
 _DRIVER_BITS: Final = (
     STATUS_ACKNOWLEDGE | STATUS_DRIVER | STATUS_DRIVER_OK | STATUS_FEATURES_OK | STATUS_FAILED
 )  # fmt: skip
@@ -135,10 +136,14 @@ class VirtioDevice(abc.ABC):
     # --- for device types ---
 
     @abc.abstractmethod
-    def process(self, index: int) -> None:
+    def process(self, index: int) -> bool:
         """Take what is available in queue `index`, and return each chain by its `push`, now or later.
 
-        The queue is enabled and the driver ready. Interrupts are decided when this returns.
+        The queue is enabled and the driver ready. Interrupts are decided when this returns, so it takes no more chains
+        than the queue has entries: a guest that runs at the same time may make new ones available for ever.
+
+        Returns:
+            Whether more may be available.
 
         Raises:
             GuestError: The device needs a reset.
@@ -146,6 +151,9 @@ class VirtioDevice(abc.ABC):
 
     def collect(self) -> None:  # noqa: B027 (most device types have nothing to do here)
         """Push what was completed outside of `process`; called by `run_pending`."""
+
+    def hush(self) -> None:  # noqa: B027 (as above)
+        """Make `wakeup_fileno` unreadable until something new happens: what waits cannot be done now."""
 
     def cancel(self) -> None:  # noqa: B027 (as above)
         """The device is reset or broken: drop all requests and all session state. Nothing is pushed any more."""
@@ -160,8 +168,8 @@ class VirtioDevice(abc.ABC):
         """Whether something cancelled may still use guest memory: a reset has not finished until it does not."""
         return False
 
-    def next_deadline(self) -> float | None:
-        """When `run_pending` has to be called even if nothing happens, as time.monotonic(); None: never."""
+    def deadline(self) -> float | None:
+        """When `process` or `collect` has to be called even if nothing happens, as time.monotonic(); None: never."""
         return None
 
     def wakeup_fileno(self) -> int | None:
@@ -290,7 +298,8 @@ class VirtioDevice(abc.ABC):
         self._live = False
         self._kicked = 0
         self._guarded(self.cancel)
-        if self.status & STATUS_DRIVER_OK:
+        self._guarded(self._interrupt)  # for what was answered before; the driver may reset the device out of it
+        if self.status & STATUS_NEEDS_RESET and self.status & STATUS_DRIVER_OK:
             self._guarded(self._config_interrupt)
 
     def set_dma(self, enabled: bool) -> None:
@@ -337,6 +346,10 @@ class VirtioDevice(abc.ABC):
         """Whether the reset of a queue has not finished yet."""
         return bool(self._settling_queues >> index & 1) and not self._settled()
 
+    def next_deadline(self) -> float | None:
+        """When `run_pending` has to be called even so: 0.0 now, else as time.monotonic(), None never."""
+        return 0.0 if self._live and (self._kicked or self._collect) else self.deadline()
+
     def kick(self, index: int) -> None:
         """The doorbell of a queue rang; a queue that does not exist is ignored."""
         if index < len(self.queues):
@@ -351,34 +364,42 @@ class VirtioDevice(abc.ABC):
         if self._live:
             self._collect = True
             return self._work()
-        if self._dma or not self.status & STATUS_DRIVER_OK:  # else chains wait for bus mastering to come back
+        if self._dma or self._settling_queues or self.status & _WORKING != STATUS_DRIVER_OK:
             self._guarded(self.collect)  # nothing is in flight but what was cancelled
+        else:
+            self._collect = True  # when bus mastering comes back
+            self.hush()
         return 0
 
     def _work(self) -> int:
-        """The loop; the device is live, and the loop not running."""
-        self._running = True
+        """All the work that there is, also for a driver that comes up again out of an interrupt; the device is live."""
         queues = self.queues
         done = 0
-        try:
-            while self._live and (self._kicked or self._collect):
-                kicked, self._kicked = self._kicked, 0
+        while self._live and (self._kicked or self._collect):
+            self._running = True
+            kicked, self._kicked = self._kicked, 0
+            try:
                 for queue in queues:
-                    if kicked >> queue.index & 1 and queue.state.enabled:
-                        self.process(queue.index)
+                    if kicked >> queue.index & 1 and queue.state.enabled and self.process(queue.index):
+                        self._kicked |= 1 << queue.index
                 if self._collect:
                     self._collect = False
                     self.collect()
                 done += self._interrupt()
-        except GuestError as error:
-            self._guarded(self._interrupt)  # for what was answered before the guest's mistake
-            self.needs_reset(error)
-        except Exception as error:  # noqa: BLE001 (an emulator's processor loop must survive a bug in here)
-            self._bug(error)
-            self._guarded(self._interrupt)
-            self.needs_reset(error)
-        finally:
-            self._running = False
+            except GuestError as error:
+                self.needs_reset(error)
+            except Exception as error:  # noqa: BLE001 (an emulator's processor loop must survive a bug in here)
+                self._bug(error)
+                self.needs_reset(error)
+            except BaseException:  # Ctrl-C, most likely: the rest waits for the next doorbell or `run_pending`
+                self._kicked |= kicked
+                self._guarded(self._interrupt)
+                for queue in queues:
+                    if queue.state.enabled:
+                        self._guarded(queue.arm)
+                raise
+            finally:
+                self._running = False
         return done
 
     # --- inside ---

@@ -119,6 +119,10 @@ class Virtqueue(abc.ABC):
         """
 
     @abc.abstractmethod
+    def arm(self) -> None:
+        """Let a doorbell ring for the next chain, although chains that wait now may not have been taken."""
+
+    @abc.abstractmethod
     def push(self, chain: Chain, nbytes: int) -> None:
         """Return a chain: `nbytes` were written from its first writable byte on.
 

@@ -76,6 +76,7 @@ class SplitQueue(Virtqueue):
         self._descriptors = self._avail = self._used = self._used_ring = nothing
         self._mask = self._used_event = self._wish = self._avail_seen = 0
         self._fenced = False  # whether there was a full barrier since the last push
+        self._reader.forget()
 
     def _views(self) -> tuple[memoryview, memoryview, memoryview]:
         state = self.state
@@ -129,7 +130,7 @@ class SplitQueue(Virtqueue):
                     return None
             elif not self._event_idx:
                 self._used[_FLAGS] = USED_NO_NOTIFY  # with EVENT_IDX an avail_event that stays behind says the same
-            if (available - state.used_index) & 0xFFFF > state.size:  # the chains in flight included
+            if (available - last) & 0xFFFF > state.size - len(self.in_flight):  # backwards, too
                 raise QueueError(f"queue {self.index}: available index {available} after {last}, size {state.size}")
             if _WEAKLY_ORDERED:
                 load_barrier()  # what the index covers is read after the index
@@ -169,6 +170,12 @@ class SplitQueue(Virtqueue):
         else:
             raise QueueError(f"queue {self.index}: a loop of descriptors")
         return self._reader.chain(head, ranges)
+
+    def arm(self) -> None:
+        """As `Virtqueue.arm`."""
+        if self._generation == self._memory.generation or self._map():
+            self._used[self._wish] = self._avail[_INDEX] if self._event_idx else 0
+            full_barrier()
 
     def push(self, chain: Chain, nbytes: int) -> None:
         """As `Virtqueue.push`."""

@@ -210,6 +210,22 @@ def test_arrays_may_be_strided_and_narrower() -> None:
     assert len(found.views()) == 124
 
 
+@pytest.mark.parametrize("count", [0, 1, 40, 125])
+@pytest.mark.parametrize("wrong", [None, 0x4000_0000, (1 << 64) - 8])
+def test_pairs_are_as_arrays(count: int, wrong: int | None) -> None:
+    memory, _ = build()
+    pairs = np.array([(0x1000 + i % 32, i % 16) for i in range(count)], np.uint64).reshape(count, 2)
+    if wrong is not None and count:
+        pairs[-1] = wrong, 16
+        with pytest.raises(MemoryAccessError):
+            memory.buffers_from_pairs(pairs)
+        return
+    same = memory.buffers_from_arrays(pairs[:, 0], pairs[:, 1])
+    found = memory.buffers_from_pairs(pairs)
+    assert found.nbytes == same.nbytes
+    assert found.read(0, found.nbytes) == same.read(0, same.nbytes)
+
+
 @pytest.mark.parametrize("count", [1, 40, 125])
 def test_a_range_that_crosses_adjoining_regions_is_split(count: int) -> None:
     memory, model = build()
@@ -321,6 +337,8 @@ class TestReadonlyRegions:
         memory.buffers_from_arrays(ram, sizes, writable=True).write(0, b"fine")
         with pytest.raises(MemoryAccessError):
             memory.buffers_from_arrays(rom, sizes, writable=True)
+        with pytest.raises(MemoryAccessError):
+            memory.buffers_from_pairs(np.stack([rom, sizes], axis=1), writable=True)
         with pytest.raises(MemoryAccessError):
             memory.buffers([(4 * PAGE, 8), (0, 8)], writable=True)
         with pytest.raises(MemoryAccessError):

@@ -67,7 +67,7 @@ class EchoDevice(VirtioDevice):
         self.cancelled = 0
         self.on_request: Callable[[], None] | None = None
 
-    def process(self, index: int) -> None:
+    def process(self, index: int) -> bool:
         queue = self.queues[index]
         while (chain := queue.pop()) is not None:
             data = chain.readable.read(0, chain.readable.nbytes) if chain.readable.nbytes < 1 << 20 else b"huge"
@@ -78,6 +78,7 @@ class EchoDevice(VirtioDevice):
                 self.held.append((queue, chain))
             else:
                 self.answer(queue, chain, data)
+        return False
 
     @staticmethod
     def answer(queue: Virtqueue, chain: Chain, data: bytes) -> None:

@@ -1,4 +1,6 @@
-"""The driver of test_second_observer, a process of its own: ``python second_observer.py MEMFD KICK INTERRUPT SECONDS``.
+"""The driver of test_second_observer, a process of its own.
+
+``python second_observer.py MEMFD KICK INTERRUPT EVENT_IDX SECONDS``; EVENT_IDX is 1 if it was negotiated, else 0.
 
 It keeps the device busy and watches its half of the ring while it works. Prints what it saw wrong, and a last line with
 what it did.
@@ -18,6 +20,8 @@ SIZE = 64
 DRIVER, DEVICE = 0x2000, 0x3000
 MAGIC = 0xA5A50000
 FLAGS, INDEX, USED_EVENT, AVAIL_EVENT = 0, 1, 2 + SIZE, 2 + 4 * SIZE
+NO_NOTIFY = NO_INTERRUPT = 1
+STRANGER = 0x5AA5  # without EVENT_IDX the event words are none: whoever they belong to finds them untouched
 PATIENCE = 3.0
 
 _lock = threading.Lock()
@@ -31,30 +35,42 @@ def barrier() -> None:
 
 
 class Observer:
-    def __init__(self, memory_fd: int, kick_fd: int, interrupt_fd: int) -> None:
+    def __init__(self, memory_fd: int, kick_fd: int, interrupt_fd: int, event_idx: int) -> None:
         ram = memoryview(mmap.mmap(memory_fd, 1 << 16))
         self.avail = ram[DRIVER : DRIVER + 6 + 2 * SIZE].cast("H")
         self.used = ram[DEVICE : DEVICE + 6 + 8 * SIZE].cast("H")
         self.entries = ram[DEVICE + 4 : DEVICE + 4 + 8 * SIZE].cast("I")
         self.kick_fd = kick_fd
         self.interrupt_fd = interrupt_fd
+        self.event_idx = event_idx
         self.wrong: list[str] = []
         self.random = random.Random(9)
         self.free = list(range(SIZE))
         self.published = self.seen = self.total = self.looks = self.kicks = self.sleeps = 0
 
-    def publish(self, count: int, used_event: int) -> None:
+    def want_interrupt(self, wanted: bool) -> None:
+        """For the last chain that is published, or for none."""
+        if self.event_idx:
+            self.avail[USED_EVENT] = self.published - (1 if wanted else SIZE) & 0xFFFF
+        else:
+            self.avail[FLAGS] = 0 if wanted else NO_INTERRUPT
+
+    def publish(self, count: int) -> None:
         """Make chains available, and ring if the device asked for it."""
+        self.want_interrupt(False)
         old = self.published
         for _ in range(count):
             self.avail[2 + self.published % SIZE] = self.free.pop()
             self.published = self.published + 1 & 0xFFFF
-        self.avail[USED_EVENT] = used_event & 0xFFFF
         barrier()
         self.avail[INDEX] = self.published
         barrier()
-        event = self.used[AVAIL_EVENT]
-        if (self.published - event - 1) & 0xFFFF < (self.published - old) & 0xFFFF:
+        if self.event_idx:
+            event = self.used[AVAIL_EVENT]
+            wanted = (self.published - event - 1) & 0xFFFF < (self.published - old) & 0xFFFF
+        else:
+            wanted = not self.used[FLAGS] & NO_NOTIFY
+        if wanted:
             self.kicks += 1
             os.write(self.kick_fd, b"k")
 
@@ -84,7 +100,9 @@ class Observer:
         least = self.seen
         for value in values:
             if word == FLAGS:
-                good = value == 0
+                good = value == 0 or (value == NO_NOTIFY and not self.event_idx)
+            elif word == AVAIL_EVENT and not self.event_idx:
+                good = value == STRANGER
             else:  # both indexes lie between what was seen (less one ring, for avail_event) and what was published
                 start = least if word == INDEX else least - SIZE
                 good = (value - start) & 0xFFFF <= (self.published - start) & 0xFFFF
@@ -96,7 +114,7 @@ class Observer:
 
     def sleep(self) -> None:
         """Wait for the interrupt of the last chain."""
-        self.avail[USED_EVENT] = self.published - 1 & 0xFFFF
+        self.want_interrupt(True)
         barrier()
         if self.used[INDEX] != self.published:
             self.sleeps += 1
@@ -126,7 +144,7 @@ class Observer:
                 for _ in range(
                     200
                 ):  # one at a time, at no particular time: also while the device is about to go to rest
-                    self.publish(1, self.published - SIZE)
+                    self.publish(1)
                     for _ in range(self.random.randrange(100)):
                         pass
                     if len(self.free) < SIZE - 2:
@@ -134,7 +152,7 @@ class Observer:
                     if self.wrong:
                         break
             else:
-                self.publish(self.random.randint(1, len(self.free)), self.published - SIZE)
+                self.publish(self.random.randint(1, len(self.free)))
                 self.wait(how)
         os.write(self.kick_fd, b"q")
         for line in self.wrong:
@@ -143,4 +161,4 @@ class Observer:
 
 
 if __name__ == "__main__":
-    Observer(*map(int, sys.argv[1:4])).run(float(sys.argv[4]))
+    Observer(*map(int, sys.argv[1:5])).run(float(sys.argv[5]))

@@ -114,13 +114,19 @@ def tables(draw: st.DrawFn) -> list[Entry]:
     return entries
 
 
+@pytest.fixture(scope="module")
+def reader(memory: GuestMemory) -> ChainReader:
+    """One for many tables: it remembers shapes."""
+    return make_reader(memory)
+
+
 @settings(max_examples=400, deadline=None)
 @given(entries=tables())
-def test_any_table_is_read_right_or_refused(memory: GuestMemory, entries: list[Entry]) -> None:
+def test_any_table_is_read_right_or_refused(memory: GuestMemory, reader: ChainReader, entries: list[Entry]) -> None:
     nbytes = put(memory, entries)
     expected = walk(entries)
     try:
-        chain = make_reader(memory).table(0, TABLE, nbytes)
+        chain = reader.table(0, TABLE, nbytes)
     except QueueError:
         assert expected is None
     except MemoryAccessError:
@@ -128,6 +134,60 @@ def test_any_table_is_read_right_or_refused(memory: GuestMemory, entries: list[E
         assert any(n and a + n > RAM for a, n in expected[0] + expected[1])
     else:
         assert expected is not None
+        assert chain.readable.read(0, chain.readable.nbytes) == content(memory, expected[0])
+        assert chain.writable.read(0, chain.writable.nbytes) == content(memory, expected[1])
+
+
+def test_a_known_shape_says_nothing_of_addresses_and_lengths(memory: GuestMemory) -> None:
+    reader = make_reader(memory)
+    for nbytes in (16, 32, 8):
+        chain = reader.table(0, TABLE, put(memory, sequential(1, 50, nbytes)))
+        assert (chain.readable.nbytes, chain.writable.nbytes) == (nbytes, 50 * nbytes)
+    entries = sequential(1, 50)
+    entries[20] = (RAM, 16, *entries[20][2:])
+    with pytest.raises(MemoryAccessError):
+        reader.table(0, TABLE, put(memory, entries))
+    entries = sequential(1, 50)
+    entries[20] = (0x20000, 16, NEXT, 21)
+    with pytest.raises(QueueError, match="behind a writable"):
+        reader.table(0, TABLE, put(memory, entries))
+
+
+def test_a_guest_cannot_make_it_remember_without_end(memory: GuestMemory) -> None:
+    reader = make_reader(memory)
+    for readable in range(1, 100):
+        chain = reader.table(0, TABLE, put(memory, sequential(readable, 100 - readable)))
+        assert chain.readable.nbytes == 16 * readable
+    assert len(reader._shapes) <= 32
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {0: (0x20000, 16, NEXT, 2)},
+        {1: (0x21000, 16, NEXT, 0)},
+        {1: (0x21000, 16, NEXT | INDIRECT, 2)},
+        {0: (0x20000, 16, NEXT | WRITE, 1)},
+        {2: (0x22000, 16, NEXT | WRITE, 3)},
+        {0: (RAM - 8, 16, NEXT, 1)},
+        {1: (RAM, 16, NEXT, 2)},
+        {2: ((1 << 64) - 8, 16, WRITE, 0)},
+    ],
+)
+@pytest.mark.parametrize("readable", [1, 2])
+def test_three_entries_that_are_not_a_head_and_a_payload(
+    memory: GuestMemory, readable: int, change: dict[int, Entry]
+) -> None:
+    entries = sequential(readable, 3 - readable)
+    for index, entry in change.items():
+        entries[index] = entry
+    expected = walk(entries)
+    nbytes = put(memory, entries)
+    if expected is None or any(address + size > RAM for address, size in expected[0] + expected[1]):
+        with pytest.raises(GuestError):
+            make_reader(memory).table(0, TABLE, nbytes)
+    else:
+        chain = make_reader(memory).table(0, TABLE, nbytes)
         assert chain.readable.read(0, chain.readable.nbytes) == content(memory, expected[0])
         assert chain.writable.read(0, chain.writable.nbytes) == content(memory, expected[1])
 

@@ -2,7 +2,7 @@
 
 A second process is the driver. It finds torn or premature indexes, entries that are not there before their index, lost
 doorbells (the device looks again after it asked for one) and lost interrupts (it looks at the driver's wish after it
-published).
+published). Once with the event index, once with the flags of both rings.
 """
 
 from __future__ import annotations
@@ -14,15 +14,19 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from pyvirtfs.memory import GuestMemory
 from pyvirtfs.virtio import SplitQueue
 
 SIZE = 64
 MAGIC = 0xA5A50000
-SECONDS = 1.5
+STRANGER = 0x5AA5
+SECONDS = 1.2
 
 
-def test_what_a_second_process_sees() -> None:
+@pytest.mark.parametrize("event_idx", [True, False], ids=["event-idx", "flags"])
+def test_what_a_second_process_sees(event_idx: bool) -> None:
     memory_fd = os.memfd_create("ring", os.MFD_CLOEXEC)
     kick_read, kick_write = os.pipe()
     interrupt_read, interrupt_write = os.pipe()
@@ -32,13 +36,20 @@ def test_what_a_second_process_sees() -> None:
         for slot in range(SIZE):
             memory.write(0x1000 + 16 * slot, struct.pack("<QIHH", 0x8000, 16, 0, 0))
         queue = SplitQueue(0, memory, SIZE)
-        queue.negotiate(event_idx=True, indirect=False)
+        queue.negotiate(event_idx=event_idx, indirect=False)
         queue.state.descriptors, queue.state.driver, queue.state.device = 0x1000, 0x2000, 0x3000
         queue.enable()
+        if not event_idx:
+            memory.write(0x3000 + 4 + 8 * SIZE, struct.pack("<H", STRANGER))
         queue.pop()  # ask for the first doorbell
         script = Path(__file__).with_name("second_observer.py")
         with subprocess.Popen(
-            [sys.executable, "-S", str(script), *map(str, (memory_fd, kick_write, interrupt_read, SECONDS))],
+            [
+                sys.executable,
+                "-S",
+                str(script),
+                *map(str, (memory_fd, kick_write, interrupt_read, int(event_idx), SECONDS)),
+            ],
             pass_fds=(memory_fd, kick_write, interrupt_read),
             stdout=subprocess.PIPE,
             text=True,
@@ -52,9 +63,11 @@ def test_what_a_second_process_sees() -> None:
         for fd in (memory_fd, kick_read, kick_write, interrupt_read, interrupt_write):
             os.close(fd)
     assert "wrong" not in output
-    total, looks, _, _ = map(int, output.split())
+    total, looks, kicks, sleeps = map(int, output.split())
     assert total > 1000
     assert looks > 1000
+    assert 0 < kicks < total
+    assert sleeps > 0
 
 
 def serve(queue: SplitQueue, kick: int, interrupt: int) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import struct
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -12,7 +13,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 
 from pyvirtfs.errors import GuestError, MemoryAccessError, QueueError
 from pyvirtfs.memory import GuestMemory
-from pyvirtfs.virtio import Chain, SplitQueue
+from pyvirtfs.virtio import Chain, SplitQueue, split
 from pyvirtfs.virtio.queue import need_event
 
 NEXT, WRITE, INDIRECT = 1, 2, 4
@@ -323,3 +324,93 @@ def test_a_chain_from_before_a_reset_is_not_returned() -> None:
     assert queue.state.used_index == 0
     queue.push(new, 8)
     assert queue.state.used_index == 1
+
+
+# --- the two full barriers: in them the other side does what no test can make it do at the right moment otherwise ---
+
+
+class OtherSide:
+    """Stands for `full_barrier`: what the driver does after our store is visible and before we load."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, act: Callable[[], None]) -> None:
+        self.act = act
+        self.calls = 0
+        monkeypatch.setattr(split, "full_barrier", self)
+
+    def __call__(self) -> None:
+        self.calls += 1
+        self.act()
+
+
+def u16(queue: SplitQueue, address: int) -> int:
+    return int(struct.unpack("<H", queue._memory.read(address, 2))[0])
+
+
+@pytest.mark.parametrize("event_idx", [True, False])
+def test_h104_a_chain_that_comes_while_we_ask_for_a_doorbell(monkeypatch: pytest.MonkeyPatch, event_idx: bool) -> None:
+    """The driver looked before we asked, so it does not ring: `pop` itself has to see what it published."""
+    queue = make_queue(8, event_idx=event_idx)
+    memory = queue._memory
+    for slot in range(2):
+        memory.write(RING + 16 * slot, struct.pack("<QIHH", 0x8000, 8, 0, 0))
+    memory.write(RING + 0x1000, struct.pack("<HH2H", 0, 1, 0, 1))
+    assert queue.pop() is not None
+    asked = RING + 0x2000 + (4 + 8 * 8 if event_idx else 0)
+    wishes: list[int] = []
+
+    def publish() -> None:
+        wishes.append(u16(queue, asked))
+        memory.write(RING + 0x1002, struct.pack("<H", 2))
+
+    side = OtherSide(monkeypatch, publish)
+    chain = queue.pop()
+    assert side.calls == 1
+    assert wishes == [1 if event_idx else 0]  # avail_event, or flags without NO_NOTIFY: stored before the barrier
+    assert chain is not None
+    assert chain.head == 1
+
+
+@pytest.mark.parametrize("event_idx", [True, False])
+def test_h104_an_interrupt_that_is_wished_while_we_publish(monkeypatch: pytest.MonkeyPatch, event_idx: bool) -> None:
+    """The driver looked at the used index before we stored it and goes to sleep now: its wish has to be seen."""
+    queue = make_queue(8, event_idx=event_idx)
+    memory = queue._memory
+    memory.write(RING, struct.pack("<QIHH", 0x8000, 8, 0, 0))
+    queue.needs_interrupt()  # the first of all is always wanted
+    memory.write(RING + 0x1000, struct.pack("<HH", 0 if event_idx else 1, 1))
+    wish = (RING + 0x1000 + 4 + 2 * 8, 0) if event_idx else (RING + 0x1000, 0)
+    if event_idx:
+        memory.write(wish[0], struct.pack("<H", 1000))
+    chain = queue.pop()
+    assert chain is not None
+    queue.push(chain, 0)
+    published: list[int] = []
+
+    def go_to_sleep() -> None:
+        published.append(u16(queue, RING + 0x2002))
+        memory.write(wish[0], struct.pack("<H", wish[1]))
+
+    side = OtherSide(monkeypatch, go_to_sleep)
+    assert queue.needs_interrupt()
+    assert side.calls == 1
+    assert published == [1]
+
+
+def test_the_barrier_of_the_last_pop_serves_the_interrupt_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    """After a push, a `pop` that finds nothing is a barrier between the used index and the driver's wish."""
+    queue = make_queue(8)
+    queue._memory.write(RING, struct.pack("<QIHH", 0x8000, 8, 0, 0))
+    queue._memory.write(RING + 0x1002, struct.pack("<H", 1))
+    chain = queue.pop()
+    assert chain is not None
+    side = OtherSide(monkeypatch, lambda: None)
+    queue.push(chain, 0)
+    assert queue.pop() is None
+    queue.needs_interrupt()
+    assert side.calls == 1
+    queue._memory.write(RING + 0x1002, struct.pack("<H", 2))  # the same head again
+    chain = queue.pop()
+    assert chain is not None
+    queue.push(chain, 0)
+    queue.needs_interrupt()
+    assert side.calls == 2
