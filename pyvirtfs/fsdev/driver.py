@@ -6,8 +6,8 @@ back.
 
 Contract, for every method:
 
-* It returns its value, or a `Completion` that gets the value later (`docs` of `pyvirtfs.fsdev.completion`). `attach`,
-  `release` and `close` always answer at once.
+* It returns its value, or a `Completion` that gets the value later (`docs` of `pyvirtfs.fsdev.completion`).
+  `release`, `release_locks` and `close` always answer at once.
 * It raises `OSError` with a Linux errno, and nothing else, for anything that the guest should see as a failed request.
   A method that raises has changed nothing.
 * Names are bytes, already checked by the server: not empty, no slash, no NUL. ``.`` and ``..`` only ever reach `walk`.
@@ -17,10 +17,14 @@ Contract, for every method:
 The semantics of the operations are those of the Linux system calls that they are named after.
 """
 
+# ruff: noqa: ARG002  (what a driver need not offer has a default body that uses no argument)
+
 from __future__ import annotations
 
 import abc
-from typing import TYPE_CHECKING, Generic, NamedTuple, TypeAlias, TypeVar
+import errno
+import os
+from typing import TYPE_CHECKING, Generic, NamedTuple, Never, TypeAlias, TypeVar
 
 from pyvirtfs.fsdev.completion import Completion
 
@@ -137,6 +141,10 @@ class DirectoryEntry(NamedTuple):
     name: bytes
 
 
+EntryFields: TypeAlias = tuple[tuple[int, int, int], int, int, bytes]
+"""A `DirectoryEntry` or a plain tuple of the same fields, its qid plain too: folders are large."""
+
+
 class Lock(NamedTuple):
     """A byte-range lock as fcntl(2) knows it."""
 
@@ -164,8 +172,16 @@ class LockHolder:
         self.limit = limit
 
 
+def _not_supported() -> Never:
+    raise OSError(errno.EOPNOTSUPP, os.strerror(errno.EOPNOTSUPP))
+
+
 class ExportDriver(abc.ABC, Generic[NodeT, FileT]):
-    """An export: a tree of files that a server offers."""
+    """An export: a tree of files that a server offers.
+
+    A driver that only offers files to read has ten methods to write, the abstract ones. What the others do is not
+    supported then (EOPNOTSUPP), or there is nothing to do: no links to read, no extended attributes, nothing to sync.
+    """
 
     readonly: bool = False
     """The server refuses every modifying request with EROFS before it reaches the driver."""
@@ -179,7 +195,7 @@ class ExportDriver(abc.ABC, Generic[NodeT, FileT]):
     # --- names ---
 
     @abc.abstractmethod
-    def attach(self, aname: bytes, uid: int) -> tuple[NodeT, Qid]:
+    def attach(self, aname: bytes, uid: int) -> Answer[tuple[NodeT, Qid]]:
         """A new node for the root (aname is empty or what the guest asked for)."""
 
     @abc.abstractmethod
@@ -194,43 +210,43 @@ class ExportDriver(abc.ABC, Generic[NodeT, FileT]):
     def release(self, node: NodeT) -> None:
         """The server is done with a node. Never fails."""
 
-    @abc.abstractmethod
     def mkdir(self, directory: NodeT, name: bytes, mode: int, uid: int, gid: int) -> Answer[Qid]:
         """Create a folder with exactly this mode (at most 07777), whatever the process's umask."""
+        _not_supported()
 
-    @abc.abstractmethod
     def symlink(self, directory: NodeT, name: bytes, target: bytes, uid: int, gid: int) -> Answer[Qid]:
         """Create a symbolic link; the target is never interpreted."""
+        _not_supported()
 
-    @abc.abstractmethod
     def mknod(
         self, directory: NodeT, name: bytes, mode: int, major: int, minor: int, uid: int, gid: int
     ) -> Answer[Qid]:
         """Create a file, fifo, socket or device; `mode` holds S_IF type and permission bits."""
+        _not_supported()
 
-    @abc.abstractmethod
     def link(self, directory: NodeT, node: NodeT, name: bytes) -> Answer[None]:
         """Another name for an object."""
+        _not_supported()
 
-    @abc.abstractmethod
     def readlink(self, node: NodeT) -> Answer[bytes]:
         """The target of a symbolic link; EINVAL for anything else."""
+        raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
 
-    @abc.abstractmethod
     def rename(self, node: NodeT, directory: NodeT, name: bytes) -> Answer[None]:
         """Give the object of `node` another place (Trename). ESTALE if it is not where the node was found any more."""
+        _not_supported()
 
-    @abc.abstractmethod
     def renameat(self, old_directory: NodeT, old_name: bytes, directory: NodeT, name: bytes) -> Answer[None]:
         """rename(2) below two folders. Nodes of the object, and of what is below it, follow."""
+        _not_supported()
 
-    @abc.abstractmethod
     def unlinkat(self, directory: NodeT, name: bytes, *, folder: bool) -> Answer[None]:
         """unlink(2), or rmdir(2) if `folder`. Nodes and files of the object stay usable."""
+        _not_supported()
 
-    @abc.abstractmethod
     def remove(self, node: NodeT) -> Answer[None]:
         """Remove the name under which the node was found, file or empty folder (Tremove). ESTALE as `rename`."""
+        _not_supported()
 
     # --- attributes ---
 
@@ -238,9 +254,9 @@ class ExportDriver(abc.ABC, Generic[NodeT, FileT]):
     def getattr(self, node: NodeT) -> Answer[tuple[Qid, Attributes]]:
         """Never follows a symbolic link; works on unlinked objects."""
 
-    @abc.abstractmethod
     def setattr(self, node: NodeT, changes: SetAttributes, uid: int) -> Answer[None]:
         """Apply in the order mode, times, owner, size; works on unlinked objects."""
+        _not_supported()
 
     @abc.abstractmethod
     def statfs(self, node: NodeT) -> Answer[StatFs]:
@@ -249,24 +265,24 @@ class ExportDriver(abc.ABC, Generic[NodeT, FileT]):
         Asked at every attach for the block size; a driver that answers that later has 4096 assumed.
         """
 
-    @abc.abstractmethod
     def getxattr(self, node: NodeT, name: bytes) -> Answer[bytes]:
         """ENODATA if there is no such attribute."""
+        _not_supported()
 
-    @abc.abstractmethod
     def listxattr(self, node: NodeT) -> Answer[bytes]:
         """The names, each followed by a NUL."""
+        return b""
 
-    @abc.abstractmethod
     def setxattr(self, node: NodeT, name: bytes, value: bytes, flags: int, uid: int) -> Answer[None]:
         """`flags`: os.XATTR_CREATE, os.XATTR_REPLACE, or 0.
 
         An empty value is a value; for a POSIX ACL it means none, which Linux guests send too (as setxattr(2) takes it).
         """
+        _not_supported()
 
-    @abc.abstractmethod
     def removexattr(self, node: NodeT, name: bytes, uid: int) -> Answer[None]:
         """ENODATA if there is no such attribute."""
+        _not_supported()
 
     # --- open files ---
 
@@ -274,7 +290,6 @@ class ExportDriver(abc.ABC, Generic[NodeT, FileT]):
     def open(self, node: NodeT, flags: int, uid: int) -> Answer[tuple[FileT, Qid]]:
         """Open a regular file or a folder, never anything else (ENXIO); `flags` are os.O_*, without O_CREAT."""
 
-    @abc.abstractmethod
     def create(
         self, directory: NodeT, name: bytes, flags: int, mode: int, uid: int, gid: int
     ) -> Answer[tuple[NodeT, FileT, Qid]]:
@@ -282,45 +297,50 @@ class ExportDriver(abc.ABC, Generic[NodeT, FileT]):
 
         The answer holds a new node; `directory` stays valid.
         """
+        _not_supported()
 
     @abc.abstractmethod
-    def close_file(self, file: FileT) -> None:
-        """Close an open file. It is gone afterwards even if this raises OSError."""
+    def close_file(self, file: FileT) -> Answer[None]:
+        """Close an open file. It is gone afterwards even if this raises OSError.
+
+        A guest that clunks the file's fid waits for an answer that comes later, and is told its error. Where a session
+        ends nobody waits, and an error is only logged. The server may give the node back before the answer.
+        """
 
     @abc.abstractmethod
     def read(self, file: FileT, offset: int, buffers: Buffers) -> Answer[int]:
         """Fill `buffers` from byte `offset`; returns the bytes read, fewer than asked only at the end of the file."""
 
-    @abc.abstractmethod
     def write(self, file: FileT, offset: int, buffers: Buffers) -> Answer[int]:
         """Write `buffers` at byte `offset`; returns the bytes written, which may be fewer than asked."""
+        _not_supported()
 
-    @abc.abstractmethod
     def fsync(self, file: FileT, *, datasync: bool) -> Answer[None]:
         """Have what is cached written to the disk; with `datasync` as fdatasync(2) does it."""
 
     @abc.abstractmethod
-    def readdir(self, file: FileT, cookie: int) -> Answer[Sequence[DirectoryEntry]]:
+    def readdir(self, file: FileT, cookie: int) -> Answer[Sequence[EntryFields]]:
         """A batch of entries behind `cookie` (0: from the start), ``.`` and ``..`` among them; empty at the end.
 
-        The server takes what fits and asks again with the cookie of the last entry that it took. One batch becomes one
-        reply at most, so large ones save round trips.
+        An entry is a `DirectoryEntry` or a plain tuple of the same fields. The server takes what fits and asks again
+        with the cookie of the last entry that it took. One batch becomes one reply at most, so large ones save round
+        trips.
         """
 
     # --- locks ---
 
-    @abc.abstractmethod
     def lock(self, node: NodeT, lock: Lock, holder: LockHolder) -> Answer[bool]:
         """Take a lock if nobody else holds a conflicting one; never waits. False: it is held by another owner."""
+        _not_supported()
 
-    @abc.abstractmethod
     def unlock(self, node: NodeT, lock: Lock, holder: LockHolder) -> Answer[None]:
         """Release a range (`lock.exclusive` has no meaning); a range not held is no error."""
+        _not_supported()
 
-    @abc.abstractmethod
     def getlock(self, node: NodeT, lock: Lock, holder: LockHolder) -> Answer[Lock | None]:
         """The lock that stands in the way of `lock`, or None."""
+        _not_supported()
 
-    @abc.abstractmethod
     def release_locks(self, node: NodeT, holder: LockHolder) -> int:
         """Release all locks taken through `holder` on the node's object; returns how many ranges that were."""
+        return 0

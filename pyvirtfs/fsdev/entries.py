@@ -10,6 +10,7 @@ node.
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 import struct
@@ -33,6 +34,8 @@ WRITE_STEP: Final = 0x9E3779B1
 """What one write adds to the seed of the version; large, so that it does not look like a change of the size."""
 _REMEMBERED_WRITES: Final = 1024
 
+_NEVER_ASKED: Final = Qid(0, 0, 0)
+"""No object has the version 0."""
 _QID_TYPES: Final = {stat.S_IFDIR: QID_DIRECTORY, stat.S_IFLNK: QID_SYMLINK}
 
 _new = tuple.__new__
@@ -48,6 +51,7 @@ class Entry:
         path: Its qid.path, and its key in the table.
         kind: The S_IFMT bits of its mode.
         qid_type: The same as 9P says it.
+        qid: Its qid as it was when somebody asked last.
         refs: Nodes of it, nodes below it, open files of it, whoever else holds it.
         writes: Changes made through the export, counted in a large step: timestamps are coarser than writes are fast.
         node: The first node of it, if there is one.
@@ -55,13 +59,14 @@ class Entry:
         writers: Descriptors through which it can be truncated although its mode forbids to open it for that.
     """
 
-    __slots__ = ("fd", "kind", "more_nodes", "node", "path", "qid_type", "refs", "writers", "writes")
+    __slots__ = ("fd", "kind", "more_nodes", "node", "path", "qid", "qid_type", "refs", "writers", "writes")
 
     def __init__(self, fd: int, path: int, kind: int, writes: int) -> None:
         self.fd = fd
         self.path = path
         self.kind = kind
         self.qid_type = _QID_TYPES.get(kind, QID_FILE)
+        self.qid = _NEVER_ASKED
         self.refs = 1
         self.writes = writes
         self.node: Node | None = None
@@ -99,8 +104,11 @@ class EntryTable:
     Args:
         root_fd: ``O_PATH`` descriptor of the export's root, owned by the table from now on.
         forbid_devices: Whether objects of other devices than the root's are refused (``multidevs=forbid``).
+        budget: How many descriptors the export may hold at one time.
 
     Attributes:
+        budget: The same.
+        others: How many descriptors besides those of the entries the export holds: open files, locks.
         device: The device of the root, as the kernel's two numbers in one.
         qids: How objects get their qid.path.
         root: The entry of the root.
@@ -113,16 +121,20 @@ class EntryTable:
     __slots__ = (
         "_entries",
         "_recent_writes",
+        "budget",
         "buffer",
         "change_times",
         "device",
+        "others",
         "qids",
         "root",
         "root_node",
         "statx",
     )
 
-    def __init__(self, root_fd: int, *, forbid_devices: bool = False) -> None:
+    def __init__(self, root_fd: int, *, forbid_devices: bool = False, budget: int = 1 << 30) -> None:
+        self.budget = budget
+        self.others = 0
         self.statx, self.buffer = buffer_reader()
         self.change_times = self.buffer[_CHANGE_TIMES]
         self._entries: dict[int, Entry] = {}
@@ -142,6 +154,11 @@ class EntryTable:
         """The entry with that qid.path, if somebody uses it."""
         return self._entries.get(path)
 
+    def check_room(self, wanted: int) -> None:
+        """ENFILE, unless the export may hold `wanted` more descriptors."""
+        if len(self._entries) + self.others + wanted > self.budget:
+            raise OSError(errno.ENFILE, os.strerror(errno.ENFILE))
+
     # --- stat ---
 
     def stat(self, fd: int, name: bytes = b"") -> Attributes:
@@ -151,6 +168,10 @@ class EntryTable:
             OSError: As statx(2).
         """
         self.statx(fd, name)
+        return _new(Attributes, UNPACK_ATTRIBUTES(self.buffer))
+
+    def last_stat(self) -> Attributes:
+        """What the last call of `statx` has told, also that of another method: `adopt` ends with one of its object."""
         return _new(Attributes, UNPACK_ATTRIBUTES(self.buffer))
 
     def identify(self, fd: int, name: bytes = b"") -> tuple[int, int]:
@@ -180,8 +201,11 @@ class EntryTable:
             OSError: As statx(2).
         """
         self.statx(entry.fd)
-        size = _UNPACK_IDENTITY(self.buffer)[2]
-        return _new(Qid, (entry.qid_type, crc32(self.change_times, size + entry.writes) or 1, entry.path))
+        version = crc32(self.change_times, _UNPACK_IDENTITY(self.buffer)[2] + entry.writes) or 1
+        qid = entry.qid
+        if qid[1] != version:
+            entry.qid = qid = _new(Qid, (entry.qid_type, version, entry.path))
+        return qid
 
     # --- entries ---
 
@@ -192,7 +216,7 @@ class EntryTable:
             fd: ``O_PATH`` descriptor; the table's from now on, also if this raises.
 
         Raises:
-            OSError: As statx(2) and `QidPaths.path`.
+            OSError: As statx(2) and `QidPaths.path`; ENFILE if the object is new and the budget is spent.
         """
         try:
             self.statx(fd)
@@ -203,12 +227,18 @@ class EntryTable:
             raise
         entry = self._entries.get(path)
         if entry is None:
+            if len(self._entries) + self.others >= self.budget:
+                _close(fd)
+                raise OSError(errno.ENFILE, os.strerror(errno.ENFILE))
             self._entries[path] = entry = Entry(fd, path, mode & 0o170000, self._recent_writes.pop(path, 0))
         else:
             _close(fd)
             entry.refs += 1
         version = crc32(self.change_times, size + entry.writes) or 1
-        return entry, _new(Qid, (entry.qid_type, version, path))
+        qid = entry.qid
+        if qid[1] != version:
+            entry.qid = qid = _new(Qid, (entry.qid_type, version, path))
+        return entry, qid
 
     def drop(self, entry: Entry) -> None:
         """Give one reference back; the last one closes the descriptor."""
@@ -245,9 +275,14 @@ class EntryTable:
             OSError: As openat(2) and `QidPaths.path`; ENOTDIR if `parent` is no folder.
         """
         entry, qid = self.adopt(_open(name, PATH_FLAGS, dir_fd=parent.fd))
-        if entry.node is None:
+        node = entry.node
+        if node is None:  # two of the steps of `place`; a call less on the way of every walk
             entry.node = node = Node(entry, parent, name)
             parent.refs += 1
+            return node, qid
+        if node.parent is parent and node.name == name:
+            node.refs += 1
+            entry.refs -= 1
             return node, qid
         return self.place(entry, parent, name), qid
 

@@ -13,7 +13,7 @@ import stat
 from collections.abc import Callable
 from typing import Final
 
-from pyvirtfs.fsdev.driver import QID_DIRECTORY, QID_SYMLINK, DirectoryEntry, Qid
+from pyvirtfs.fsdev.driver import QID_DIRECTORY, QID_SYMLINK, EntryFields
 from pyvirtfs.fsdev.entries import Entry, EntryTable
 from pyvirtfs.fsdev.mounts import MountTable
 from pyvirtfs.fsdev.qids import FOREIGN
@@ -33,8 +33,7 @@ _OVERLAYFS: Final = 0x794C7630
 _BTRFS: Final = 0x9123683E
 _BTRFS_SUBVOLUME_INODE: Final = 256
 
-_NO_ENTRIES: Final[list[DirectoryEntry]] = []
-_new = tuple.__new__
+_NO_ENTRIES: Final[list[EntryFields]] = []
 
 
 def find_name(folder: bytes, inode: int, accept: Callable[[bytes], bool]) -> bytes | None:
@@ -60,6 +59,9 @@ class ListingContext:
 
     Args:
         table: The export's entries.
+
+    Raises:
+        OSError: As `MountTable`.
     """
 
     __slots__ = ("buffer", "kept", "mounts", "suspects", "table")
@@ -133,7 +135,7 @@ class Listing:
         self._start = -1  # cookie before the batch; -1: there is no batch
         self._position = -1  # cookie at which the descriptor stands; -1: unknown
 
-    def after(self, cookie: int) -> list[DirectoryEntry]:
+    def after(self, cookie: int) -> list[EntryFields]:
         """The entries that follow `cookie`: as many as are at hand, none at the end.
 
         Args:
@@ -161,7 +163,7 @@ class Listing:
         self._batch, self._cookies, self._start = _NO_ENTRIES, None, -1
         self._context.kept.pop(self, None)
 
-    def _read(self, cookie: int) -> list[DirectoryEntry]:
+    def _read(self, cookie: int) -> list[EntryFields]:
         """Read the batch behind a cookie."""
         if cookie and self._special is None:
             # ext4 believes that what is read first is read from the start, and would show nothing after a later rewind.
@@ -181,13 +183,13 @@ class Listing:
                 nbytes = 0
             else:
                 raise
-        batch: list[DirectoryEntry] = []
+        batch: list[EntryFields] = []
         if nbytes:
             unknown = self._parse(bytes(memoryview(buffer)[:nbytes]), batch)
             if unknown or self._special or self._suspect is not None or self._device != context.table.device:
                 self._look_at(batch, self._special)
             self._batch, self._cookies = batch, None
-            self._start, self._position = cookie, batch[-1].cookie
+            self._start, self._position = cookie, batch[-1][1]
             context.keep(self)
         else:
             self.forget()
@@ -195,21 +197,18 @@ class Listing:
         return batch
 
     @staticmethod
-    def _parse(data: bytes, batch: list[DirectoryEntry]) -> bool:
-        """Append the entries of a buffer; whether one of them has no type."""
+    def _parse(data: bytes, batch: list[EntryFields]) -> bool:
+        """Append the entries of a buffer; whether one of them has no type, or a number that is no qid.path."""
         at = 0
         end = len(data)
         unknown = False
         unpack, index, types, append = _UNPACK_DIRENT, data.index, _QID_TYPES, batch.append
-        new, entry_type, qid_type = _new, DirectoryEntry, Qid
         while at < end:
             inode, cookie, length, kind = unpack(data, at)
             start = at + _NAME_OFFSET
-            if not kind:
+            if not kind or inode >= FOREIGN:
                 unknown = True
-            append(
-                new(entry_type, (new(qid_type, (types[kind], 0, inode)), cookie, kind, data[start : index(0, start)]))
-            )
+            append(((types[kind], 0, inode), cookie, kind, data[start : index(0, start)]))
             at += length
         return unknown
 
@@ -222,13 +221,13 @@ class Listing:
             special |= {b".."}
         return special
 
-    def _look_at(self, batch: list[DirectoryEntry], special: frozenset[bytes]) -> None:
+    def _look_at(self, batch: list[EntryFields], special: frozenset[bytes]) -> None:
         """Give the entries of a batch that need it the type and the path of what a walk would find."""
         table = self._context.table
         suspect = self._suspect
         foreign = self._device != table.device
         for index, (qid, cookie, kind, name) in enumerate(batch):
-            inode = qid.path
+            inode = qid[2]
             try:
                 if name == b".." and self._folder is table.root:
                     path = table.root.path
@@ -241,4 +240,4 @@ class Listing:
                     continue
             except OSError:
                 continue  # gone meanwhile, or not to be had: the name is shown all the same
-            batch[index] = DirectoryEntry(Qid(_QID_TYPES[kind], 0, path), cookie, kind, name)
+            batch[index] = ((_QID_TYPES[kind], 0, path), cookie, kind, name)

@@ -3,6 +3,13 @@
 A handle owns descriptors, not paths. So a rename, an unlink of an open file, or a symbolic link that the host puts into
 the way needs no path surgery, cost does not grow with depth, and nothing outside the export is within reach.
 
+But a handle stays good for as long as it is held: a folder that the host moves out of the export, and what is in it,
+can be read and changed by a guest that holds a fid there. Only ``..`` notices. To take a folder away from a guest,
+remove it, or reset the device after moving it.
+
+Descriptors are what a guest could take from the program around the driver. So each driver has a budget of them, beyond
+which requests fail with ENFILE. Several drivers in one process share its RLIMIT_NOFILE: give each its part.
+
 The modules `local_names`, `local_create`, `local_files`, `local_attributes` and `local_locks` hold the operations.
 """
 
@@ -88,6 +95,9 @@ class LocalDriver(LocalCreate, LocalNames, LocalAttributes, LocalLocks):
         writeout: ``immediate``: start to write data to the disk with each write.
         multidevs: What becomes of objects on other devices than the root's: ``remap`` gives them qid paths of their
             own, ``forbid`` refuses them with ENODEV.
+        max_descriptors: How many descriptors the guest may make this process hold, one for each object that it knows,
+            each open file, each owner of locks on a file. None: what the soft limit RLIMIT_NOFILE allows now, but for a
+            quarter (64 at least).
 
     Raises:
         ConfigError: An option is wrong, or this process cannot do what it says.
@@ -101,11 +111,14 @@ class LocalDriver(LocalCreate, LocalNames, LocalAttributes, LocalLocks):
         readonly: bool = False,
         writeout: str | None = None,
         multidevs: str = "remap",
+        max_descriptors: int | None = None,
     ) -> None:
         OPTIONS.options["security_model"].parse(security_model)
         OPTIONS.options["multidevs"].parse(multidevs)
         if writeout is not None:
             OPTIONS.options["writeout"].parse(writeout)
+        if max_descriptors is not None and max_descriptors < 1:
+            raise ConfigError("max_descriptors", f"{max_descriptors} is not enough: the root needs one")
         model = MODELS[security_model]
         if not readonly and (missing := missing_capabilities(model.capabilities)):
             raise ConfigError(
@@ -118,14 +131,18 @@ class LocalDriver(LocalCreate, LocalNames, LocalAttributes, LocalLocks):
         if not Path(f"/proc/self/fd/{root_fd}").exists():
             os.close(root_fd)
             raise ConfigError("path", "/proc is not mounted, and the driver needs it")
-        super().__init__(
-            root_fd,
-            model,
-            readonly=readonly,
-            forbid_devices=multidevs == "forbid",
-            write_back=writeout == "immediate",
-            set_ids_survive=not missing_capabilities(("CAP_FSETID",)),
-        )
+        try:
+            super().__init__(
+                root_fd,
+                model,
+                readonly=readonly,
+                forbid_devices=multidevs == "forbid",
+                write_back=writeout == "immediate",
+                set_ids_survive=not missing_capabilities(("CAP_FSETID",)),
+                max_descriptors=max_descriptors,
+            )
+        except OSError as error:
+            raise ConfigError("path", f"{os.fspath(path)!r} cannot be exported: {error}") from None
 
     @classmethod
     def from_options(cls, values: Mapping[str, OptionValue]) -> LocalDriver:

@@ -52,7 +52,10 @@ class LocalAttributes(LocalCore):
         table.statx(entry.fd)
         fields = UNPACK_ATTRIBUTES(table.buffer)
         version = crc32(table.change_times, fields[_SIZE] + entry.writes) or 1
-        return _new(Qid, (entry.qid_type, version, entry.path)), _new(Attributes, fields)
+        qid = entry.qid
+        if qid[1] != version:
+            entry.qid = qid = _new(Qid, (entry.qid_type, version, entry.path))
+        return qid, _new(Attributes, fields)
 
     def setattr(self, node: Node, changes: SetAttributes, uid: int) -> None:
         """See `ExportDriver.setattr`; ELOOP for the mode of a symbolic link."""
@@ -86,8 +89,6 @@ class LocalAttributes(LocalCore):
             self._clear_set_ids(entry)
 
     def _truncate(self, entry: Entry, size: int, uid: int) -> None:
-        if uid and self._set_ids_survive:
-            self._clear_set_ids(entry)
         try:
             os.truncate(entry.proc_path, size)
         except PermissionError:
@@ -96,6 +97,8 @@ class LocalAttributes(LocalCore):
                 raise
             os.ftruncate(entry.writers[-1], size)
         entry.writes += WRITE_STEP
+        if uid and self._set_ids_survive:
+            self._clear_set_ids(entry)
 
     def statfs(self, node: Node) -> StatFs:
         """See `ExportDriver.statfs`; where the file system has no id, the number of its device stands for it."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import resource
 import stat
 from typing import Final, Never
 
@@ -15,6 +16,23 @@ from pyvirtfs.fsdev.security import SecurityModel
 from pyvirtfs.syscalls import chmod_descriptor
 
 _SET_IDS: Final = stat.S_ISUID | stat.S_ISGID
+
+
+_RESERVE: Final = 64
+_FEWEST: Final = 16
+OUT_OF: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM})
+"""This process or its host has nothing left: that says nothing about the object that was asked for."""
+
+
+def descriptor_budget() -> int:
+    """How many descriptors a driver may hold: what RLIMIT_NOFILE allows, but for a quarter (64 at least), at least 16.
+
+    What is left belongs to the program around the driver, and to descriptors that the driver needs for a moment.
+    """
+    limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if limit == resource.RLIM_INFINITY:
+        limit = 1 << 20  # as fs.nr_open, by default
+    return max(limit - max(_RESERVE, limit // 4), _FEWEST)
 
 
 def fail(code: int) -> Never:
@@ -52,6 +70,10 @@ class LocalCore(ExportDriver[Node, LocalFile]):
         write_back: Start to write data to the disk with each write (``writeout=immediate``).
         set_ids_survive: Whether the process may keep set-id bits where Linux clears them, so that the driver must clear
             them for the guest.
+        max_descriptors: How many descriptors the driver may hold at one time; None: `descriptor_budget`.
+
+    Raises:
+        OSError: There is no descriptor left now.
     """
 
     def __init__(
@@ -63,11 +85,20 @@ class LocalCore(ExportDriver[Node, LocalFile]):
         forbid_devices: bool = False,
         write_back: bool = False,
         set_ids_survive: bool = True,
+        max_descriptors: int | None = None,
     ) -> None:
         self.readonly = readonly
         self._model = model
-        self._table = EntryTable(root_fd, forbid_devices=forbid_devices)
-        self._listings = ListingContext(self._table)
+        self._table = EntryTable(
+            root_fd,
+            forbid_devices=forbid_devices,
+            budget=descriptor_budget() if max_descriptors is None else max_descriptors,
+        )
+        try:
+            self._listings = ListingContext(self._table)
+        except OSError:
+            self._table.close()
+            raise
         self._locks = LockTable()
         self._pinned: dict[tuple[int, Owner], tuple[Entry, int]] = {}
         self._files: set[LocalFile] = set()

@@ -3,6 +3,17 @@
 Every object gets exactly the mode that was asked for, whatever the umask of the process, which a library must not
 change: it is created with at most that mode, then gets its owner, then (chown(2) clears set-id bits) the rest of its
 mode. If one of these steps fails, the object is removed again.
+
+A regular file is settled through the descriptor that created it. For all else Linux gives no descriptor, only a name,
+and between the making and the looking a program of the host, or another guest with the same export, can put something
+else there, which must not be given away. So such an object is made without any permission, and settled only if what is
+found has no permission and nothing else that a fresh one could not have (`_is_fresh`); otherwise it is left as it is
+(ESTALE). What can still be taken for it: an object of this process's user, without permissions, content and other
+names, born a second ago at most; and, where the file system makes up owners and modes (`_MADE_UP`), an object of any
+mode that was put there within a second of its birth, or at any time where births are not told either.
+
+Removing works by name only, too: what is put there between the last look and unlinkat(2) is removed; never a folder
+that holds something.
 """
 
 from __future__ import annotations
@@ -12,13 +23,14 @@ import errno
 import os
 import stat
 from collections.abc import Callable
+from functools import partial
 from typing import Final
 
-from pyvirtfs.fsdev.driver import NONUNAME, Qid
+from pyvirtfs.fsdev.driver import NONUNAME, Attributes, Qid
 from pyvirtfs.fsdev.entries import PATH_FLAGS, Entry, Node
 from pyvirtfs.fsdev.local_core import LocalFile, fail
 from pyvirtfs.fsdev.local_files import FILE_FLAGS, LocalFiles
-from pyvirtfs.syscalls import chmod_descriptor, reopen
+from pyvirtfs.syscalls import chmod_descriptor, fstatfs, reopen
 
 _PERMISSIONS: Final = 0o777
 _MODE: Final = 0o7777
@@ -28,6 +40,13 @@ _ATTEMPTS: Final = 16
 _MAX_MAJOR: Final = 0xFFF
 _MAX_MINOR: Final = 0xFFFFF
 _SPECIAL: Final = frozenset({stat.S_IFIFO, stat.S_IFSOCK, stat.S_IFCHR, stat.S_IFBLK})
+_MADE_UP: Final = frozenset(
+    {0x4D44, 0x2011BAB0, 0x5346544E, 0x7366746E, 0xFF534D42, 0xFE534D42, 0x517B, 0x6969, 0x01021997, 0x65735546}
+)
+"""FAT, exFAT, NTFS (two drivers), CIFS, SMB2, SMB, NFS, 9P, FUSE: statfs(2) types where a fresh object may have another
+owner than the process, or another mode than was asked for."""
+_SETTLING_NS: Final = 1_000_000_000
+"""Nanoseconds between the birth of an object and its first change, for the labels that Linux gives it at once."""
 
 
 class LocalCreate(LocalFiles):
@@ -56,14 +75,15 @@ class LocalCreate(LocalFiles):
     ) -> tuple[Node, LocalFile, Qid]:
         """Create and open a file that is not there yet."""
         table = self._table
+        table.check_room(2)
         fd = os.open(name, flags & FILE_FLAGS & ~os.O_TRUNC | _CREATE_FLAGS, mode & _PERMISSIONS, dir_fd=parent.fd)
         entry: Entry | None = None
         try:
             entry, qid = table.adopt(reopen(fd, os.O_PATH | os.O_CLOEXEC))
-            if self._settle(entry, mode, uid, gid):
+            if self._settle(entry, table.last_stat(), mode, uid, gid):
                 qid = table.qid(entry)
         except OSError:
-            self._undo(parent, name, entry, lambda: os.unlink(name, dir_fd=parent.fd))
+            self._undo_file(parent, name, fd, entry)
             os.close(fd)
             raise
         node = table.place(entry, parent, name)
@@ -89,8 +109,9 @@ class LocalCreate(LocalFiles):
         """See `ExportDriver.mkdir`."""
         self._check_writable()
         parent = directory.entry.fd
-        os.mkdir(name, mode & 0o1777, dir_fd=parent)
-        return self._finish(directory.entry, name, stat.S_IFDIR, mode, uid, gid, lambda: os.rmdir(name, dir_fd=parent))
+        self._table.check_room(1)
+        os.mkdir(name, 0, dir_fd=parent)
+        return self._finish(directory.entry, name, stat.S_IFDIR, mode, uid, gid, partial(os.rmdir, name, dir_fd=parent))
 
     def symlink(self, directory: Node, name: bytes, target: bytes, uid: int, gid: int) -> Qid:
         """See `ExportDriver.symlink`."""
@@ -98,54 +119,109 @@ class LocalCreate(LocalFiles):
         if b"\0" in target:
             fail(errno.EINVAL)
         parent = directory.entry.fd
+        self._table.check_room(1)
         os.symlink(target, name, dir_fd=parent)
-        return self._finish(directory.entry, name, stat.S_IFLNK, None, uid, gid, lambda: os.unlink(name, dir_fd=parent))
+        remove = partial(os.unlink, name, dir_fd=parent)
+        return self._finish(directory.entry, name, stat.S_IFLNK, None, uid, gid, remove, target)
 
     def mknod(self, directory: Node, name: bytes, mode: int, major: int, minor: int, uid: int, gid: int) -> Qid:
         """See `ExportDriver.mknod`; a mode without a type means a regular file, and a folder is EPERM."""
         self._check_writable()
         kind = stat.S_IFMT(mode)
         parent = directory.entry.fd
+        device = 0
+        remove = partial(os.unlink, name, dir_fd=parent)
+        self._table.check_room(1)
         if kind in {0, stat.S_IFREG}:
-            kind = stat.S_IFREG
-            os.close(os.open(name, os.O_WRONLY | _CREATE_FLAGS, mode & _PERMISSIONS, dir_fd=parent))
-        elif kind in _SPECIAL:
-            device = 0
+            fd = os.open(name, os.O_WRONLY | _CREATE_FLAGS, mode & _PERMISSIONS, dir_fd=parent)
+            try:
+                return self._finish(directory.entry, name, stat.S_IFREG, mode, uid, gid, remove, b"", 0, fd)
+            finally:
+                os.close(fd)
+        if kind in _SPECIAL:
             if kind in {stat.S_IFCHR, stat.S_IFBLK}:
                 if major > _MAX_MAJOR or minor > _MAX_MINOR:
                     fail(errno.EINVAL)
                 device = os.makedev(major, minor)
-            os.mknod(name, kind | mode & _PERMISSIONS, device, dir_fd=parent)
+            os.mknod(name, kind, device, dir_fd=parent)
         else:
             fail(errno.EPERM if kind == stat.S_IFDIR else errno.EINVAL)
-        return self._finish(directory.entry, name, kind, mode, uid, gid, lambda: os.unlink(name, dir_fd=parent))
+        return self._finish(directory.entry, name, kind, mode, uid, gid, remove, b"", device)
 
     # --- the steps behind the creation ---
 
     def _finish(
-        self, parent: Entry, name: bytes, kind: int, mode: int | None, uid: int, gid: int, remove: Callable[[], None]
+        self,
+        parent: Entry,
+        name: bytes,
+        kind: int,
+        mode: int | None,
+        uid: int,
+        gid: int,
+        remove: Callable[[], None],
+        target: bytes = b"",
+        device: int = 0,
+        fd: int = -1,
     ) -> Qid:
-        """Find the object that was just made, and give it its owner and its mode."""
+        """Find the object that was just made, by `fd` or else by name, and give it its owner and its mode."""
         table = self._table
         entry: Entry | None = None
+        fresh = False
         try:
-            entry, qid = table.adopt(os.open(name, PATH_FLAGS, dir_fd=parent.fd))
-            if entry.kind != kind:  # somebody on the host was faster: leave that alone
+            found = os.open(name, PATH_FLAGS, dir_fd=parent.fd) if fd < 0 else reopen(fd, os.O_PATH | os.O_CLOEXEC)
+            entry, qid = table.adopt(found)
+            now = table.last_stat()
+            if fd >= 0:
+                fresh = table.identify(parent.fd, name)[1] == entry.path
+            else:
+                fresh = self._is_fresh(now, parent, kind, device) and (
+                    kind != stat.S_IFLNK or os.readlink(b"", dir_fd=entry.fd) == target
+                )
+            if not fresh:  # somebody on the host was faster: leave that alone
                 fail(errno.ESTALE)
-            if self._settle(entry, mode, uid, gid):
+            if self._settle(entry, now, mode, uid, gid):
                 qid = table.qid(entry)
         except OSError:
-            if entry is None or entry.kind == kind:
-                self._undo(parent, name, entry, remove)
-            elif entry is not None:
+            with contextlib.suppress(OSError):
+                if fd >= 0:
+                    fresh = table.identify(parent.fd, name) == table.identify(fd)
+                elif entry is None:
+                    fresh = self._is_fresh(table.stat(parent.fd, name), parent, kind, device)
+                elif fresh:
+                    fresh = table.identify(parent.fd, name)[1] == entry.path
+                if fresh:
+                    remove()
+            if entry is not None:
                 table.drop(entry)
             raise
         table.drop(entry)
         return qid
 
-    def _settle(self, entry: Entry, mode: int | None, uid: int, gid: int) -> bool:
-        """Give a new object its owner and its mode (None: it has none of its own); whether anything had to change."""
-        now = self._table.stat(entry.fd)
+    def _is_fresh(self, found: Attributes, parent: Entry, kind: int, device: int) -> bool:
+        """Whether an object can be the one that this process has just made without permissions."""
+        if stat.S_IFMT(found.mode) != kind or os.makedev(found.rdev_major, found.rdev_minor) != device:
+            return False
+        if found.nlink > (2 if kind == stat.S_IFDIR else 1):  # it has other names, or folders in it
+            return False
+        if found.btime_sec:  # moving, linking, changing it, for a folder putting something there: all leave a mark
+            changed = max(
+                found.ctime_sec * 1_000_000_000 + found.ctime_nsec, found.mtime_sec * 1_000_000_000 + found.mtime_nsec
+            )
+            if changed - found.btime_sec * 1_000_000_000 - found.btime_nsec > _SETTLING_NS:
+                return False
+        if (
+            (kind == stat.S_IFLNK or not found.mode & (0o1777 if kind == stat.S_IFDIR else _MODE))
+            and found.uid == os.geteuid()
+            and (found.gid == os.getegid() or found.gid == self._table.stat(parent.fd).gid)
+        ):
+            return True
+        return fstatfs(parent.fd).type in _MADE_UP
+
+    def _settle(self, entry: Entry, now: Attributes, mode: int | None, uid: int, gid: int) -> bool:
+        """Give an object its owner and its mode (None: it has none of its own); whether anything had to change.
+
+        The object was adopted a moment ago: what its owner is `now` needs no further system call.
+        """
         changed = False
         if (uid not in {NONUNAME, now.uid}) or (gid not in {NONUNAME, now.gid}):
             self._model.chown(entry.fd, uid, gid)
@@ -157,11 +233,12 @@ class LocalCreate(LocalFiles):
                 changed = True
         return changed
 
-    def _undo(self, parent: Entry, name: bytes, entry: Entry | None, remove: Callable[[], None]) -> None:
-        """Remove what could not be finished, unless the name means something else meanwhile."""
+    def _undo_file(self, parent: Entry, name: bytes, fd: int, entry: Entry | None) -> None:
+        """Remove a regular file that could not be finished, unless the name means something else meanwhile."""
         table = self._table
         with contextlib.suppress(OSError):
-            if entry is None or table.identify(parent.fd, name)[1] == entry.path:
-                remove()
+            path = entry.path if entry is not None else table.identify(fd)[1]
+            if table.identify(parent.fd, name)[1] == path:
+                os.unlink(name, dir_fd=parent.fd)
         if entry is not None:
             table.drop(entry)

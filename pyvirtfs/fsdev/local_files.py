@@ -14,7 +14,7 @@ import stat
 from collections.abc import Sequence
 from typing import Final
 
-from pyvirtfs.fsdev.driver import DirectoryEntry, Qid
+from pyvirtfs.fsdev.driver import EntryFields, Qid
 from pyvirtfs.fsdev.entries import WRITE_STEP, Entry, Node
 from pyvirtfs.fsdev.listing import Listing
 from pyvirtfs.fsdev.local_core import LocalCore, LocalFile, fail
@@ -25,7 +25,8 @@ FILE_FLAGS: Final = os.O_ACCMODE | os.O_APPEND | os.O_TRUNC | os.O_DSYNC | os.O_
 """The flags of a guest that mean something on the host."""
 
 _HOST_FLAGS: Final = os.O_CLOEXEC | os.O_NOCTTY | os.O_NONBLOCK
-"""NONBLOCK: a lease that another program of the host holds must not make us wait."""
+"""NONBLOCK: a lease that another program of the host holds must not make us wait; nor must reading, where something
+that waits looks like a regular file (as /proc/kmsg does)."""
 _WRITE_FLAGS: Final = os.O_WRONLY | os.O_RDWR | os.O_TRUNC | os.O_APPEND
 _FOLDER_FLAGS: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
 _START_WRITING: Final = SYNC_FILE_RANGE_WAIT_BEFORE | SYNC_FILE_RANGE_WRITE
@@ -44,8 +45,10 @@ class LocalFiles(LocalCore):
                 fail(errno.ENOTDIR)
             if flags & _WRITE_FLAGS and self.readonly:
                 fail(errno.EROFS)
+            table.check_room(1)
             fd = self._open_file(entry, flags & FILE_FLAGS | _HOST_FLAGS)
         elif kind == stat.S_IFDIR:
+            table.check_room(1)
             fd = reopen(entry.fd, _FOLDER_FLAGS)
         else:
             fail(errno.ENXIO)
@@ -63,18 +66,17 @@ class LocalFiles(LocalCore):
     def _open_file(self, entry: Entry, flags: int) -> int:
         """Open a regular file without ever waiting."""
         try:
-            fd = reopen(entry.fd, flags)
+            return reopen(entry.fd, flags)
         except PermissionError:
             # Only the owner may leave the access time alone (open(2)); it was a wish, not a condition.
             if not flags & os.O_NOATIME:
                 raise
-            fd = reopen(entry.fd, flags & ~os.O_NOATIME)
-        os.set_blocking(fd, True)
-        return fd
+            return reopen(entry.fd, flags & ~os.O_NOATIME)
 
     def _opened(self, fd: int, entry: Entry, flags: int, uid: int) -> LocalFile:
         """The file of a descriptor."""
         entry.refs += 1
+        self._table.others += 1
         writable = bool(flags & (os.O_WRONLY | os.O_RDWR)) and entry.kind == stat.S_IFREG
         file = LocalFile(fd, entry, clears_set_ids=writable and self._set_ids_survive and uid != 0)
         if writable:
@@ -96,7 +98,9 @@ class LocalFiles(LocalCore):
         entry = file.entry
         if entry.writers and fd in entry.writers:
             entry.writers.remove(fd)
-        self._table.drop(entry)
+        table = self._table
+        table.others -= 1
+        table.drop(entry)
         os.close(fd)
 
     def read(self, file: LocalFile, offset: int, buffers: Buffers) -> int:
@@ -105,6 +109,8 @@ class LocalFiles(LocalCore):
 
     def write(self, file: LocalFile, offset: int, buffers: Buffers) -> int:
         """See `ExportDriver.write`; the bytes go from `buffers` into the page cache."""
+        if not buffers.nbytes:
+            return 0
         entry = file.entry
         if file.clears_set_ids:
             self._clear_set_ids(entry)
@@ -119,7 +125,7 @@ class LocalFiles(LocalCore):
         """See `ExportDriver.fsync`."""
         (os.fdatasync if datasync else os.fsync)(file.fd)
 
-    def readdir(self, file: LocalFile, cookie: int) -> Sequence[DirectoryEntry]:
+    def readdir(self, file: LocalFile, cookie: int) -> Sequence[EntryFields]:
         """See `ExportDriver.readdir`. The version of the qids is 0: nobody has looked at the objects."""
         listing = file.listing
         if listing is None:

@@ -15,11 +15,10 @@ from typing import Final
 
 from pyvirtfs.fsdev.driver import Lock, LockHolder
 from pyvirtfs.fsdev.entries import Entry, Node
-from pyvirtfs.fsdev.local_core import LocalCore, fail
+from pyvirtfs.fsdev.local_core import OUT_OF, LocalCore, fail
 from pyvirtfs.fsdev.locks import Owner, bounds, owner_of
 from pyvirtfs.syscalls import find_lock, reopen, try_lock, unlock
 
-_OUT_OF: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM})
 _FLAGS: Final = os.O_CLOEXEC | os.O_NOCTTY | os.O_NONBLOCK
 
 
@@ -83,13 +82,25 @@ class LocalLocks(LocalCore):
         if found is not None:
             return found
         pinned = self._pinned.get((entry.path, owner_of(lock, holder)))
-        fd = pinned[1] if pinned is not None else self._open_for_locks(entry)
+        borrowed = True
+        if pinned is not None:
+            fd = pinned[1]
+        else:
+            try:
+                fd = self._open_for_locks(entry)
+                borrowed = False
+            except OSError as error:
+                if error.errno not in OUT_OF:
+                    raise
+                fd = self._borrow(entry)
+                if fd < 0:
+                    raise
         if fd < 0:
             return None
         try:
             held = find_lock(fd, start, end, exclusive=lock.exclusive)
         finally:
-            if pinned is None:
+            if not borrowed:
                 os.close(fd)
         return None if held is None else Lock(held.exclusive, held.start, held.end, max(held.pid, 0), b"")
 
@@ -101,6 +112,19 @@ class LocalLocks(LocalCore):
             self._unlock_on_host(path, owner, held.start, held.end)
         return len(released)
 
+    def _borrow(self, entry: Entry) -> int:
+        """Any descriptor of an object that can be asked for locks of the host; -1 if there is none.
+
+        A description does not see its own locks; what another owner holds through it, the table knows.
+        """
+        for (path, _), (_, fd) in self._pinned.items():
+            if path == entry.path and fd >= 0:
+                return fd
+        for file in self._files:
+            if file.entry is entry:
+                return file.fd
+        return -1
+
     # --- the descriptions that hold the host's locks ---
 
     def _pin(self, entry: Entry, owner: Owner) -> int:
@@ -108,12 +132,15 @@ class LocalLocks(LocalCore):
         key = entry.path, owner
         pinned = self._pinned.get(key)
         if pinned is None:
+            self._table.check_room(1)
             pinned = self._pinned[key] = entry, self._open_for_locks(entry)
+            self._table.others += 1
             entry.refs += 1
         return pinned[1]
 
     def _unpin(self, path: int, owner: Owner) -> None:
         entry, fd = self._pinned.pop((path, owner))
+        self._table.others -= 1
         if fd >= 0:
             os.close(fd)
         self._table.drop(entry)
@@ -136,6 +163,6 @@ class LocalLocks(LocalCore):
             try:
                 return reopen(entry.fd, mode | _FLAGS)
             except OSError as error:
-                if error.errno in _OUT_OF:
+                if error.errno in OUT_OF:
                     raise
         return -1

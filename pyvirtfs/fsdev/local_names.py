@@ -15,11 +15,13 @@ from typing import Final
 from pyvirtfs.fsdev.driver import Attributes, Qid, Walk
 from pyvirtfs.fsdev.entries import PATH_FLAGS, Entry, Node
 from pyvirtfs.fsdev.listing import find_name
-from pyvirtfs.fsdev.local_core import LocalCore, fail
+from pyvirtfs.fsdev.local_core import OUT_OF, LocalCore, fail
 from pyvirtfs.syscalls import link_descriptor
 
 _FOLDER_FLAGS: Final = PATH_FLAGS | os.O_DIRECTORY
 _DOTS: Final = frozenset({b".", b".."})
+_MAX_CLIMB: Final = 4096
+"""How many levels ``..`` is followed up to the root; no path is that long."""
 
 _new = tuple.__new__
 _open = os.open
@@ -64,31 +66,33 @@ class LocalNames(LocalCore):
         table = self._table
         qids: list[Qid] = []
         node.refs += 1
+        count = len(names)
         try:
-            for name in names:
-                following, qid = self._step(node, name)
+            while (done := len(qids)) < count:
+                name = names[done]
+                if name == b"..":
+                    end = done + 1
+                    while end < count and names[end] == b"..":
+                        end += 1
+                    following, found = self._step_up(node, end - done)
+                    qids += found
+                else:
+                    following, qid = self._step(node, name)
+                    qids.append(qid)
                 table.release(node)
                 node = following
-                qids.append(qid)
-        except OSError:
+        except OSError as error:
             table.release(node)
-            if not qids:
+            # A guest takes a walk that ends early for ENOENT.
+            if not qids or error.errno in OUT_OF:
                 raise
             return Walk(qids, None)
         return Walk(qids, node)
 
     def _step(self, node: Node, name: bytes) -> tuple[Node, Qid]:
-        """One name of a longer walk: a new handle."""
+        """One name of a longer walk, not ``..``: a new handle."""
         table = self._table
         here = node.entry
-        if name == b"..":
-            entry, qid = self._folder_above(here)
-            found = entry.node
-            if found is None:
-                return table.place(entry, None, b""), qid
-            table.drop(entry)
-            found.refs += 1
-            return found, qid
         if name == b".":
             if here.kind != stat.S_IFDIR:
                 fail(errno.ENOTDIR)
@@ -97,36 +101,79 @@ class LocalNames(LocalCore):
             return node, qid
         return table.find(here, name)
 
-    def _folder_above(self, entry: Entry) -> tuple[Entry, Qid]:
-        """The folder that a folder is in, with one reference; the root is in itself.
+    def _step_up(self, node: Node, count: int) -> tuple[Node, list[Qid]]:
+        """``..``, `count` times or, if something stands in the way, fewer: a new handle, and the qids on the way."""
+        table = self._table
+        above = self._folders_above(node.entry, count)
+        entry = above[-1][0]
+        for passed, _ in above[:-1]:
+            table.drop(passed)
+        qids = [qid for _, qid in above]
+        qids += qids[-1:] * (count - len(qids) if entry is table.root else 0)
+        found = entry.node
+        if found is None:
+            return table.place(entry, None, b""), qids
+        table.drop(entry)
+        found.refs += 1
+        return found, qids
 
-        The host may have moved the folder out of the export since it was found. So the way up is followed until it
-        meets the root; if it ends at the root of the host instead, the guest gets ENOENT and nothing of what is there.
+    def _folders_above(self, entry: Entry, count: int) -> list[tuple[Entry, Qid]]:
+        """The next folders that an object is in, at most `count`, one at least, each with one reference.
+
+        They end with the root, which is in itself, or where the second or a later one cannot be opened. The host may
+        have moved a folder out of the export since it was found. So the way up is followed until it meets the root,
+        once for all of them; if it ends at the root of the host instead, the guest gets ENOENT and nothing of what is
+        there.
+
+        Raises:
+            OSError: As openat(2); ENOENT outside the export; ELOOP if the root is too far away to be sure.
         """
         table = self._table
         root = table.root
         if entry is root:
             entry.refs += 1
-            return entry, table.qid(entry)
-        above = _open(b"..", _FOLDER_FLAGS, dir_fd=entry.fd)
+            return [(entry, table.qid(entry))]
+        top = _object(table.stat(root.fd))
+        fds = [_open(b"..", _FOLDER_FLAGS, dir_fd=entry.fd)]
+        above: list[tuple[Entry, Qid]] = []
         try:
-            seen = table.stat(above)
-            top = table.stat(root.fd)
-            climber = os.dup(above)
-            try:
-                while _object(seen) != _object(top):
-                    higher = _open(b"..", _FOLDER_FLAGS, dir_fd=climber)
-                    os.close(climber)
-                    climber = higher
-                    below, seen = seen, table.stat(climber)
-                    if _object(seen) == _object(below):
-                        fail(errno.ENOENT)
-            finally:
-                os.close(climber)
+            seen = _object(table.stat(fds[-1]))
+            while seen != top and len(fds) < count:
+                try:
+                    fds.append(_open(b"..", _FOLDER_FLAGS, dir_fd=fds[-1]))
+                except OSError:
+                    break  # if it was asked for, the next step finds the reason
+                seen = _object(table.stat(fds[-1]))
+            self._check_inside(fds[-1], seen, top)
+            fds.reverse()
+            while fds:
+                above.append(table.adopt(fds.pop()))
         except OSError:
-            os.close(above)
+            for fd in fds:
+                os.close(fd)
+            for passed, _ in above:
+                table.drop(passed)
             raise
-        return table.adopt(above)
+        return above
+
+    def _check_inside(self, fd: int, seen: tuple[int, int, int], top: tuple[int, int, int]) -> None:
+        """ENOENT unless the way up from a folder, which is `seen`, leads to the root of the export, which is `top`."""
+        table = self._table
+        climber = os.dup(fd)
+        try:
+            levels = 0
+            while seen != top:
+                levels += 1
+                if levels > _MAX_CLIMB:
+                    fail(errno.ELOOP)
+                higher = _open(b"..", _FOLDER_FLAGS, dir_fd=climber)
+                os.close(climber)
+                climber = higher
+                below, seen = seen, _object(table.stat(climber))
+                if seen == below:
+                    fail(errno.ENOENT)
+        finally:
+            os.close(climber)
 
     def readlink(self, node: Node) -> bytes:
         """See `ExportDriver.readlink`."""
@@ -163,7 +210,7 @@ class LocalNames(LocalCore):
         """Find out where a folder is that ``..`` led to."""
         entry = node.entry
         table = self._table
-        parent, _ = self._folder_above(entry)
+        ((parent, _),) = self._folders_above(entry, 1)
         name = None
         try:
             name = find_name(

@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import errno
 import os
+from bisect import bisect_left, bisect_right
 from collections.abc import Hashable, Iterable, Iterator
+from operator import attrgetter
 from typing import Final, NamedTuple, TypeAlias
 
 from pyvirtfs.fsdev.driver import Lock, LockHolder
@@ -35,6 +37,10 @@ class Range(NamedTuple):
     exclusive: bool
     holder: LockHolder
     """The fid through which it was taken, or last renewed."""
+
+
+_START: Final = attrgetter("start")
+_END: Final = attrgetter("end")
 
 
 def bounds(lock: Lock) -> tuple[int, int]:
@@ -106,10 +112,11 @@ class LockTable:
         for other, ranges in self._held.get(key, {}).items():
             if other == owner:
                 continue
-            for held in ranges:
+            for index in range(bisect_right(ranges, start, key=_END), len(ranges)):
+                held = ranges[index]
                 if held.start >= end:
                     break
-                if held.end > start and (held.exclusive or lock.exclusive):
+                if held.exclusive or lock.exclusive:
                     if first is None or held.start < first[0].start:
                         first = held, other
                     break
@@ -118,8 +125,8 @@ class LockTable:
         held, (_, client_id, proc_id) = first
         return Lock(held.exclusive, held.start, None if held.end == MAX_OFFSET else held.end, proc_id, client_id)
 
-    def preview(self, key: Hashable, lock: Lock, holder: LockHolder) -> list[Range]:
-        """What the owner would hold on the object with `lock`, which must not conflict.
+    def preview(self, key: Hashable, lock: Lock, holder: LockHolder) -> tuple[int, int, list[Range]]:
+        """What `lock`, which must not conflict, changes in what the owner holds: ranges [i:j] give way to others.
 
         Raises:
             OSError: As `bounds`; ENOLCK if the session would hold more than it may.
@@ -127,10 +134,12 @@ class LockTable:
         start, end = bounds(lock)
         owner = owner_of(lock, holder)
         mine = self.held(key, owner)
-        ranges = _merged((*_without(mine, start, end), Range(start, end, lock.exclusive, holder)))
-        if self._used.get(owner[0], 0) + len(ranges) - len(mine) > self._allowed(holder):
+        # Those that it overlaps, and those that it touches: they may become one with it.
+        first, last = bisect_left(mine, start, key=_END), bisect_right(mine, end, key=_START)
+        ranges = _merged((*_without(mine[first:last], start, end), Range(start, end, lock.exclusive, holder)))
+        if self._used.get(owner[0], 0) + len(ranges) - (last - first) > self._allowed(holder):
             raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
-        return ranges
+        return first, last, ranges
 
     def lock(self, key: Hashable, lock: Lock, holder: LockHolder) -> bool:
         """Take a lock; False if another owner's stands in the way.
@@ -140,7 +149,7 @@ class LockTable:
         """
         if self.conflict(key, lock, holder) is not None:
             return False
-        self._set(key, owner_of(lock, holder), self.preview(key, lock, holder))
+        self._splice(key, owner_of(lock, holder), *self.preview(key, lock, holder))
         return True
 
     def unlock(self, key: Hashable, lock: Lock, holder: LockHolder) -> None:
@@ -152,10 +161,13 @@ class LockTable:
         start, end = bounds(lock)
         owner = owner_of(lock, holder)
         mine = self.held(key, owner)
-        ranges = list(_without(mine, start, end))
-        if len(ranges) > len(mine) and self._used.get(owner[0], 0) >= self._allowed(holder):
+        first, last = bisect_right(mine, start, key=_END), bisect_left(mine, end, key=_START)
+        if first >= last:
+            return
+        ranges = list(_without(mine[first:last], start, end))
+        if len(ranges) > last - first and self._used.get(owner[0], 0) >= self._allowed(holder):
             raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
-        self._set(key, owner, ranges)
+        self._splice(key, owner, first, last, ranges)
 
     def release(self, key: Hashable, holder: LockHolder) -> list[tuple[Owner, Range]]:
         """Give up all that was taken on an object through one fid; what that was."""
@@ -177,6 +189,16 @@ class LockTable:
     def _allowed(self, holder: LockHolder) -> int:
         """How many ranges the holder's session may have."""
         return self._limit if holder.limit is None else min(self._limit, holder.limit)
+
+    def _splice(self, key: Hashable, owner: Owner, first: int, last: int, ranges: list[Range]) -> None:
+        """Let `ranges` take the place of [first:last] of what an owner holds on an object."""
+        mine = self.held(key, owner)
+        if not mine or (not ranges and last - first == len(mine)):
+            self._set(key, owner, ranges)
+            return
+        session = owner[0]
+        self._used[session] = self._used.get(session, 0) + len(ranges) - (last - first)
+        mine[first:last] = ranges
 
     def _set(self, key: Hashable, owner: Owner, ranges: list[Range]) -> None:
         """Let this be all that an owner holds on an object."""

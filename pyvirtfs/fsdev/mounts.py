@@ -32,7 +32,13 @@ def parse_mountinfo(text: bytes) -> dict[bytes, frozenset[bytes]]:
 
 
 class MountTable:
-    """The mount points that this process sees, read again when they have changed."""
+    """The mount points that this process sees, read again when they have changed.
+
+    The descriptor is taken at once: when the table is needed, there may be none left.
+
+    Raises:
+        OSError: There is none now.
+    """
 
     __slots__ = ("_fd", "_names", "_poll")
 
@@ -40,6 +46,7 @@ class MountTable:
         self._fd = -1
         self._poll = select.poll()
         self._names: dict[bytes, frozenset[bytes]] = {}
+        self._read()
 
     def below(self, folder: bytes) -> frozenset[bytes]:
         """The names that are mount points.

@@ -13,7 +13,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Final, Literal, TypeAlias
+from typing import Final, Literal, NoReturn, TypeAlias
 
 from pyvirtfs.errors import ConfigError
 
@@ -50,12 +50,13 @@ def _split(text: str) -> Iterator[str]:
         at = comma + 1
 
 
-def parse_pairs(text: str, first_key: str | None = None) -> dict[str, str]:
+def parse_pairs(text: str, first_key: str | None = None, *, option: str | None = None) -> dict[str, str]:
     """Split an option string.
 
     Args:
         text: What stands behind ``-fsdev``, ``-virtfs`` or ``-device``.
         first_key: The key that may be left out at the first value.
+        option: What the person wrote in front of `text`, for messages; None: `first_key`.
 
     Returns:
         The values by key, in the order written. A lone key has the value ``on``.
@@ -76,7 +77,7 @@ def parse_pairs(text: str, first_key: str | None = None) -> dict[str, str]:
         if not key:
             if not part and index:
                 continue  # QEMU, too, overlooks a comma at the end
-            raise ConfigError(first_key or "options", f"an option has no name in {text!r}")
+            raise ConfigError(option or first_key or "options", f"an option has no name in {text!r}")
         pairs.pop(key, None)
         pairs[key] = value
     return pairs
@@ -147,6 +148,17 @@ class Option:
             raise ConfigError(self.name, f"{text!r} {reason}", self.choices)
         return text
 
+    def describe(self) -> str:
+        """Its line in a list of options."""
+        values = {"str": "str", "bool": "on|off", "number": "number", "choice": "|".join(self.choices)}[self.type]
+        facts = [self.help] if self.help else []
+        if self.required:
+            facts.append("(required)")
+        if self.default is not None:
+            default = {True: "on", False: "off"}[self.default] if isinstance(self.default, bool) else self.default
+            facts.append(f"(default: {default})")
+        return f"{self.name}=<{values}>" + (f" - {' '.join(facts)}" if facts else "")
+
 
 class OptionTable:
     """The options of one driver or device.
@@ -171,11 +183,14 @@ class OptionTable:
             ConfigError: A key or a value is not in the table, or a required one is missing.
         """
         values: dict[str, OptionValue] = {}
+        previous = ""
         for key, text in pairs.items():
             option = self.options.get(key)
             if option is None:
-                raise ConfigError(key, self._unknown(key, text), self.options)
-            values[key] = option.parse(text)
+                self._refuse(key, text, pairs, previous)
+            else:
+                values[key] = option.parse(text)
+            previous = key
         for option in self.options.values():
             if option.name not in values:
                 if option.required:
@@ -183,11 +198,21 @@ class OptionTable:
                 values[option.name] = option.default
         return values
 
-    def _unknown(self, key: str, text: str) -> str:
+    def _refuse(self, key: str, text: str, pairs: Mapping[str, str], previous: str) -> NoReturn:
+        """Raise ConfigError for a key that is not in the table and was written behind `previous`."""
         for name, reason in self._refused.items():
             if key == name or (name.endswith("*") and key.startswith(name[:-1])):
-                return f"got {text!r}, but {reason}"
-        return f"{self.subject} has no such option"
+                raise ConfigError(key, f"is known to QEMU, but {reason}")
+        problem = f"{self.subject} has no such option"
+        before = self.options.get(previous)
+        if before is not None and before.type == "str" and text == "on":  # no "=": perhaps the rest of a value
+            whole = f"{pairs[previous]},{key}".replace(",", ",,")
+            problem += f"; a comma inside a value is written twice: {previous}={whole}"
+        raise ConfigError(key, problem, self.options)
+
+    def describe(self) -> list[str]:
+        """A line for each option."""
+        return [option.describe() for option in self.options.values()]
 
 
 @dataclass(frozen=True, slots=True)
@@ -234,7 +259,7 @@ def parse_fsdev(text: str, *, id_required: bool = False) -> FsdevOptions:
     Raises:
         ConfigError: The driver, or a required id, is missing, or the id is not well formed.
     """
-    pairs = parse_pairs(text, "fsdriver")
+    pairs = parse_pairs(text, "fsdriver", option="-fsdev")
     driver = _pop_required(pairs, "fsdriver", "-fsdev", "the name of the driver")
     identifier = pairs.pop("id", None)
     if identifier is not None:
@@ -247,12 +272,16 @@ def parse_fsdev(text: str, *, id_required: bool = False) -> FsdevOptions:
 def parse_virtfs(text: str) -> VirtfsOptions:
     """Read ``DRIVER,mount_tag=TAG,key=value,...[,id=ID]``; the id of the export is the mount tag if none is given.
 
+    What a mount tag may be is up to the device.
+
     Raises:
         ConfigError: The driver or the mount tag is missing, or the id is not well formed.
     """
-    pairs = parse_pairs(text, "fsdriver")
+    pairs = parse_pairs(text, "fsdriver", option="-virtfs")
     driver = _pop_required(pairs, "fsdriver", "-virtfs", "the name of the driver")
-    mount_tag = _pop_required(pairs, "mount_tag", "mount_tag", "the name under which the guest mounts the export")
+    mount_tag = pairs.pop("mount_tag", None)
+    if mount_tag is None:
+        raise ConfigError("mount_tag", "the name under which the guest mounts the export is missing")
     identifier = pairs.pop("id", None)
     if identifier is not None:
         check_identifier("id", identifier)
@@ -265,6 +294,6 @@ def parse_device(text: str) -> DeviceOptions:
     Raises:
         ConfigError: The name of the device is missing.
     """
-    pairs = parse_pairs(text, "driver")
+    pairs = parse_pairs(text, "driver", option="-device")
     driver = _pop_required(pairs, "driver", "-device", "the name of the device")
     return DeviceOptions(driver, pairs)

@@ -97,8 +97,9 @@ def lookup(name: str) -> DriverType:
             raise ConfigError("fsdriver", f"there is no driver {name!r}", names())
         try:
             found = point.load()
-        except (ImportError, AttributeError) as error:
-            raise ConfigError("fsdriver", f"the driver {name!r} cannot be loaded: {error}") from error
+        except Exception as error:  # importing runs other people's code, which may raise anything
+            reason = " ".join(f"{type(error).__name__}: {error}".split())
+            raise ConfigError("fsdriver", f"the driver {name!r} cannot be loaded: {reason}") from error
     if not isinstance(found, DriverType):
         raise ConfigError("fsdriver", f"the driver {name!r} cannot be loaded: its entry point is no DriverType")
     return found

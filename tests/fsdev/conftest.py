@@ -48,6 +48,10 @@ def place(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Path]:
         yield top
         assert snapshot(top / "outside") == before
     finally:
+        for folder, folders, _ in os.walk(top):  # what has no permission bits, only root could remove
+            for name in folders:
+                if not os.path.islink(path := os.path.join(folder, name)):
+                    os.chmod(path, 0o700)
         if top is not tmp_path:
             shutil.rmtree(top)
 

@@ -249,3 +249,22 @@ def test_readonly(root: Path, driver: LocalDriver, no_leak: None) -> None:  # H1
                 operation()
         assert export.getattr(node)[1].size == 5
     assert (root / "file").stat() == before
+
+
+@needs_root
+def test_a_truncation_that_fails_leaves_set_id_bits(
+    driver: LocalDriver, at: At, root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_args: object) -> None:
+        raise OSError(errno.EFBIG, "too large")
+
+    (root / "file").write_bytes(b"hello")
+    (root / "file").chmod(0o6755)
+    truncate = os.truncate
+    monkeypatch.setattr(os, "truncate", refuse)
+    with pytest.raises(OSError, match="too large"):
+        driver.setattr(at(b"file"), SetAttributes(size=1 << 60), 1000)
+    monkeypatch.setattr(os, "truncate", truncate)
+    assert (root / "file").stat().st_mode == 0o106755
+    driver.setattr(at(b"file"), SetAttributes(size=1), 1000)
+    assert (root / "file").stat().st_mode == 0o100755

@@ -23,7 +23,7 @@ ME, MY_GROUP = os.geteuid(), os.getegid()
 
 
 @pytest.fixture(params=[0o777, 0o022, 0])
-def umask(request: pytest.FixtureRequest) -> Iterator[None]:
+def umask(request: pytest.FixtureRequest, tidy: None) -> Iterator[None]:  # `tidy`: the export is made before
     before = os.umask(request.param)
     yield
     os.umask(before)
@@ -219,13 +219,13 @@ def test_what_the_host_put_in_its_place_is_left_alone(
     top = at(b"")
     finish = LocalDriver._finish
 
-    def swap(self: LocalDriver, *args: Any) -> Any:
+    def swap(self: LocalDriver, *args: Any, **keywords: Any) -> Any:
         (root / "new").rename(root / "away")
         if operation == "symlink":
             os.mkfifo(root / "new")
         else:
             os.symlink(place / "outside" / "secret", root / "new")
-        return finish(self, *args)
+        return finish(self, *args, **keywords)
 
     monkeypatch.setattr(local_create.LocalCreate, "_finish", swap)
     with pytest.raises(OSError, match="Stale"):

@@ -166,7 +166,7 @@ def test_a_file_replaced_by_a_fifo_after_the_check(driver: LocalDriver, at: At, 
 def test_open_leaves_no_trace_in_the_descriptor(driver: LocalDriver, at: At) -> None:
     flags = os.O_RDWR | os.O_NOATIME | os.O_NONBLOCK | os.O_DIRECT | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
     file, _ = driver.open(at(b"file"), flags, 0)
-    assert os.get_blocking(file.fd)
+    assert not os.get_blocking(file.fd)  # what waits although it looks like a regular file, as /proc/kmsg, must not
     assert not os.get_inheritable(file.fd)
     driver.close_file(file)
 
@@ -175,7 +175,7 @@ def test_open_leaves_no_trace_in_the_descriptor(driver: LocalDriver, at: At) -> 
 def test_folders_open_with_any_flags(driver: LocalDriver, at: At, flags: int) -> None:
     file, qid = driver.open(at(b"folder"), flags, 0)
     assert qid.type == 0x80
-    assert sorted(entry.name for entry in driver.readdir(file, 0)) == [b".", b".."]
+    assert sorted(name for *_, name in driver.readdir(file, 0)) == [b".", b".."]
     for operation in (lambda: read(driver, file, 0, 1), lambda: write(driver, file, 0, b"x")):
         with pytest.raises(OSError, match="Errno") as caught:
             operation()
@@ -288,3 +288,14 @@ def test_out_of_descriptors(driver: LocalDriver, at: At) -> None:  # H082, H083
         for fd in fillers:
             os.close(fd)
     driver.close_file(folder)
+
+
+@needs_root
+def test_writing_nothing_leaves_set_id_bits(driver: LocalDriver, at: At, root: Path) -> None:
+    (root / "file").chmod(0o6755)
+    file, _ = driver.open(at(b"file"), os.O_RDWR, 1000)
+    assert write(driver, file, 0, b"") == 0
+    assert (root / "file").stat().st_mode == 0o106755
+    assert write(driver, file, 0, b"x") == 1
+    assert (root / "file").stat().st_mode == 0o100755
+    driver.close_file(file)

@@ -4,9 +4,11 @@ import errno
 import os
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from pyvirtfs.fsdev import local_names
 from pyvirtfs.fsdev.entries import Node
 from pyvirtfs.fsdev.local import LocalDriver
 
@@ -284,3 +286,100 @@ def test_readonly(root: Path, no_leak: None, at: At, driver: LocalDriver) -> Non
             operation()
         assert caught.value.errno == errno.EROFS
     export.close()
+
+
+def deep(driver: LocalDriver, at: At, levels: int) -> Node:
+    """A folder that many levels below the root, made and found step by step."""
+    node = at(b"")
+    node.refs += 1
+    for _ in range(levels):
+        driver.mkdir(node, b"d", 0o755, os.geteuid(), os.getegid())
+        below = driver.walk(node, [b"d"]).node
+        assert below is not None
+        driver.release(node)
+        node = below
+    return node
+
+
+@pytest.mark.parametrize("place", ["tmpfs"], indirect=True)
+def test_a_run_of_dot_dot_climbs_to_the_root_once(driver: LocalDriver, at: At, monkeypatch: pytest.MonkeyPatch) -> None:
+    node = deep(driver, at, 200)
+    opened: list[bytes] = []
+
+    def count(name: bytes, *args: Any, **keywords: Any) -> int:
+        opened.append(name)
+        return os.open(name, *args, **keywords)
+
+    monkeypatch.setattr(local_names, "_open", count)
+    found = driver.walk(node, [b".."] * 16)
+    assert len(found.qids) == 16
+    assert len(opened) == 200
+    assert found.node is not None
+    above: list[int] = []
+    here = node
+    for _ in range(16):
+        step = driver.walk(here, [b".."])
+        assert step.node is not None
+        above.append(step.qids[0].path)
+        if here is not node:
+            driver.release(here)
+        here = step.node
+    assert [qid.path for qid in found.qids] == above
+    driver.release(here)
+    driver.release(found.node)
+    monkeypatch.setattr(local_names, "_MAX_CLIMB", 100)
+    with pytest.raises(OSError, match="Errno") as caught:
+        driver.walk(node, [b"..", b".."])
+    assert caught.value.errno == errno.ELOOP
+    driver.release(node)
+
+
+def test_dot_dot_before_between_and_behind_names(driver: LocalDriver, at: At) -> None:
+    top = at(b"")
+    walk = driver.walk(at(b"a/b/c"), [b"..", b"..", b"b", b"..", b"..", b"..", b"..", b"a"])
+    a, b, root = at(b"a").entry.path, at(b"a/b").entry.path, top.entry.path
+    assert [qid.path for qid in walk.qids] == [b, a, b, a, root, root, root, a]
+    assert walk.node is at(b"a")
+    driver.release(walk.node)
+    with pytest.raises(NotADirectoryError):
+        driver.walk(at(b"a/file"), [b"..", b".."])
+    walk = driver.walk(at(b"a"), [b"file", b"..", b".."])
+    assert (len(walk.qids), walk.node) == (1, None)
+
+
+def test_a_run_of_dot_dot_that_is_stopped_on_the_way(
+    driver: LocalDriver, at: At, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The folders before the one that cannot be opened are told."""
+    node = at(b"a/b/c")
+    forbidden = at(b"a/b").entry.path
+
+    def refuse(name: bytes, flags: int, *, dir_fd: int) -> int:
+        if os.fstat(dir_fd).st_ino == forbidden and refused:
+            raise PermissionError(errno.EACCES, "no")
+        return os.open(name, flags, dir_fd=dir_fd)
+
+    def check(*_args: object) -> None:
+        return None
+
+    refused = True
+    monkeypatch.setattr(local_names, "_open", refuse)
+    monkeypatch.setattr(LocalDriver, "_check_inside", check)
+    walk = driver.walk(node, [b"..", b"..", b".."])
+    assert ([qid.path for qid in walk.qids], walk.node) == ([forbidden], None)
+
+
+@pytest.mark.parametrize("code", [errno.EMFILE, errno.ENFILE, errno.ENOMEM])
+def test_a_walk_that_ends_for_want_of_descriptors_fails(
+    driver: LocalDriver, at: At, monkeypatch: pytest.MonkeyPatch, code: int
+) -> None:
+    """An answer with fewer names would say that there is no such file."""
+
+    def find(*_args: object) -> None:
+        raise OSError(code, os.strerror(code))
+
+    top = at(b"")
+    monkeypatch.setattr(type(driver._table), "find", find)
+    with pytest.raises(OSError, match="Errno") as caught:
+        driver.walk(top, [b".", b"a"])
+    assert caught.value.errno == code

@@ -113,8 +113,10 @@ def test_table_fills_defaults() -> None:
         ({"path": "/x", "colour": "red"}, "colour", ["'x'", "no such option", "readonly", "path"]),
         ({"path": "/x", "model": "z"}, "model", ["'z'", "not a known value", "choose from a, b"]),
         ({"path": "/x", "model": "c"}, "model", ["'c'", "not supported yet", "choose from a, b"]),
-        ({"path": "/x", "throttling.bps-total": "1"}, "throttling.bps-total", ["'1'", "not supported yet"]),
+        ({"path": "/x", "throttling.bps-total": "1"}, "throttling.bps-total", ["known to QEMU", "not supported yet"]),
         ({"path": "/x", "old": "on"}, "old", ["it is gone"]),
+        ({"path": "/a", "b c": "on"}, "b c", ["no such option; ", "written twice: path=/a,,b c (choose from path, "]),
+        ({"path": "/a,b", "c": "on"}, "c", ["written twice: path=/a,,b,,c (choose"]),
     ],
 )
 def test_table_errors_name_what_is_wrong(pairs: dict[str, str], option: str, words: list[str]) -> None:
@@ -126,6 +128,31 @@ def test_table_errors_name_what_is_wrong(pairs: dict[str, str], option: str, wor
     assert "\n" not in message
 
 
+@pytest.mark.parametrize(
+    ("pairs", "word"),
+    [
+        ({"path": "/x", "throttling.iops": "1"}, "choose from"),
+        ({"path": "/x", "old": "on"}, "choose from"),
+        ({"path": "/x", "b": "red"}, "written twice"),
+        ({"readonly": "on", "b": "on"}, "written twice"),
+    ],
+)
+def test_table_errors_say_nothing_that_does_not_help(pairs: dict[str, str], word: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        TABLE.parse(pairs)
+    assert word not in str(caught.value)
+
+
+def test_the_options_of_a_table() -> None:
+    assert TABLE.describe() == [
+        "path=<str> - (required)",
+        "readonly=<on|off> - (default: off)",
+        "fmode=<number> - (default: 384)",
+        "model=<a|b>",
+    ]
+    assert Option(name="path", required=True, help="The folder").describe() == "path=<str> - The folder (required)"
+
+
 def test_fsdev() -> None:
     options = parse_fsdev("local,id=fs0,path=/x,security_model=none")
     assert (options.driver, options.id) == ("local", "fs0")
@@ -134,7 +161,8 @@ def test_fsdev() -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "option"), [("", "-fsdev"), ("id=a", "-fsdev"), ("local,id=1", "id"), ("local,id=", "id")]
+    ("text", "option"),
+    [("", "-fsdev"), ("id=a", "-fsdev"), ("=x", "-fsdev"), ("local,id=1", "id"), ("local,id=", "id")],
 )
 def test_bad_fsdev(text: str, option: str) -> None:
     with pytest.raises(ConfigError) as caught:
@@ -153,9 +181,12 @@ def test_virtfs() -> None:
     assert options.fsdev.id == "my tag"
     assert options.fsdev.values == {"path": "/x", "security_model": "none"}
     assert parse_virtfs("local,path=/x,mount_tag=t,id=f").fsdev.id == "f"
+    assert parse_virtfs("local,path=/x,mount_tag=").mount_tag == ""  # the device says what is wrong with it
 
 
-@pytest.mark.parametrize(("text", "option"), [("mount_tag=t", "-virtfs"), ("local,path=/x", "mount_tag")])
+@pytest.mark.parametrize(
+    ("text", "option"), [("mount_tag=t", "-virtfs"), ("=x", "-virtfs"), ("local,path=/x", "mount_tag")]
+)
 def test_bad_virtfs(text: str, option: str) -> None:
     with pytest.raises(ConfigError) as caught:
         parse_virtfs(text)

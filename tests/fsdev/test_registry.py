@@ -1,6 +1,9 @@
 from __future__ import annotations
 
 import importlib.metadata
+import os
+import subprocess
+import sys
 from collections.abc import Iterator, Mapping
 from importlib.metadata import EntryPoint
 from pathlib import Path
@@ -82,6 +85,69 @@ def test_entry_point(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(importlib.metadata, "entry_points", installed)
     assert registry.names() == ["gone", "good", "local", "wrong"]
     assert registry.lookup("good").name == "local"
-    for name in ("gone", "wrong"):
+    for name in ("gone", "wrong"):  # what raises something else is in test_a_distribution
         with pytest.raises(ConfigError, match=f"'{name}' cannot be loaded"):
             registry.lookup(name)
+
+
+DRIVER = """
+from pyvirtfs.fsdev.local import LocalDriver
+from pyvirtfs.fsdev.options import Option, OptionTable
+from pyvirtfs.fsdev.registry import DriverType
+
+def factory(values):
+    return LocalDriver(values["where"], "none", readonly=True)
+
+DRIVER = DriverType("mydrv", factory, OptionTable("mydrv", (Option(name="where", required=True),)), "Mine")
+"""
+GUEST = """
+import sys
+from pyvirtfs.errors import ConfigError
+from pyvirtfs.fsdev import registry
+from pyvirtfs.testing import pair
+
+with pair(f"mydrv,id=x,where={sys.argv[1]}") as both:
+    print((both.mount.root / "file").read_text())
+    try:
+        (both.mount.root / "file").write_text("x")
+    except OSError as error:
+        print(error.strerror)
+print(registry.names())
+for name in ("bad", "worse"):
+    try:
+        registry.create(name)
+    except ConfigError as error:
+        print(error)
+"""
+
+
+def test_a_distribution(tmp_path: Path) -> None:
+    """Another package as pip installs it: files, and metadata with entry points."""
+    site = tmp_path / "site"
+    information = site / "mydrv-1.dist-info"
+    information.mkdir(parents=True)
+    (site / "mydrv.py").write_text(DRIVER)
+    (site / "bad.py").write_text("raise RuntimeError('no licence\\nbuy one')")
+    (site / "worse.py").write_text("import mydrv\nmydrv.DRIVER.name = 1\n")
+    (information / "METADATA").write_text("Metadata-Version: 2.1\nName: mydrv\nVersion: 1\n")
+    (information / "entry_points.txt").write_text(
+        "[pyvirtfs.fsdev]\nmydrv = mydrv:DRIVER\nbad = bad:DRIVER\nworse = worse:DRIVER\n"
+    )
+    export = tmp_path / "export"
+    export.mkdir()
+    (export / "file").write_text("Hi Guest")
+    path = os.pathsep.join([str(site), str(Path(registry.__file__).parents[2])])
+    done = subprocess.run(
+        [sys.executable, "-c", GUEST, export],
+        env={**os.environ, "PYTHONPATH": path},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert done.stderr == ""
+    content, refused, names, bad, worse = done.stdout.splitlines()
+    assert (content, refused) == ("Hi Guest", "Read-only file system")
+    assert names == "['bad', 'local', 'mydrv', 'worse']"
+    assert bad == "fsdriver: the driver 'bad' cannot be loaded: RuntimeError: no licence buy one"
+    assert worse.startswith("fsdriver: the driver 'worse' cannot be loaded: FrozenInstanceError: cannot assign")

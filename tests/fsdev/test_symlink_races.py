@@ -69,7 +69,7 @@ def walk(driver: LocalDriver, node: Node, names: list[bytes]) -> int:
 def listing(driver: LocalDriver, folder: Node) -> list[bytes]:
     file, _ = driver.open(folder, os.O_RDONLY, 0)
     try:
-        return [entry.name for entry in driver.readdir(file, 0)]
+        return [name for *_, name in driver.readdir(file, 0)]
     finally:
         driver.close_file(file)
 
