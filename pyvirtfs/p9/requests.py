@@ -34,17 +34,21 @@ FOLLOWS: Final[Completion[None]] = Completion()
 class Request:
     """One request, from its arrival to its reply.
 
+    It has no constructor arguments: the server uses one object for one request after the other, until one has to wait
+    and keeps it. So an attribute that neither the server nor the operation's `start` has set is not to be relied on.
+
     Attributes:
         operation: What it asks for.
         tag: 16 bits, the client's.
         readable: The request's bytes.
         writable: Room for the reply.
         room: Bytes that the reply may take: the smaller of `writable` and msize.
-        done: To be called at its end, with `token`.
+        done: To be called at its end, with `token`; both are set for those that wait.
         payload: Bytes of the reply that are in place already, behind the head that the operation's `finish` returns.
         fid: The fid that it uses; set by the `start` of every operation that calls the driver.
         other: A second one, for operations with `two_fids`.
         newfid: The number that it will give to a new fid, for operations with `makes_fid`.
+        reserved: Where that number is kept for it while it waits: the numbers of its own session, not of a later one.
         context: What the operation's `start` has to tell its `finish`, if anything.
         completion: What it waits for, once it is parked.
         fate: `LIVE`, `FLUSHED`, `ABORTED` or `ABANDONED`.
@@ -65,6 +69,7 @@ class Request:
         "other",
         "payload",
         "readable",
+        "reserved",
         "room",
         "tag",
         "token",
@@ -72,19 +77,6 @@ class Request:
         "wanted",
         "writable",
     )
-
-    def __init__(
-        self, operation: Operation, tag: int, readable: Buffers, writable: Buffers, room: int, done: Done, token: Any
-    ) -> None:
-        self.operation = operation
-        self.tag = tag
-        self.readable = readable
-        self.writable = writable
-        self.room = room
-        self.done = done
-        self.token = token
-        self.payload = 0
-        # All else comes to be when it is needed; setting it here would cost every request what few requests use.
 
     def cancel(self) -> None:
         """Tell the driver, if it is one that works on this request, that nobody waits for its answer any more; once."""
@@ -95,9 +87,18 @@ class Request:
             except Exception:  # noqa: BLE001  # a driver's bug must not end the request that cancels
                 _log.exception("a driver failed to cancel a request")
 
+    operation: Operation
+    tag: int
+    readable: Buffers
+    writable: Buffers
+    room: int
+    done: Done
+    token: Any
+    payload: int
     fid: Fid
     other: Fid
     newfid: int
+    reserved: set[int]
     context: Any
     completion: Completion[Any] | None
     fate: int
@@ -113,20 +114,22 @@ class InFlight:
     of exactly `waiting` requests that have not ended.
 
     Attributes:
-        by_tag: The requests, by tag.
+        by_tag: The requests, by tag; of two with the same tag the later one, which is a Tversion that ends the other.
+        parked: All of them, in the order in which they came.
         held: How many a driver still works on, those that a reset forgot included.
     """
 
-    __slots__ = ("by_tag", "held")
+    __slots__ = ("by_tag", "held", "parked")
 
     def __init__(self) -> None:
         self.by_tag: dict[int, Request] = {}
+        self.parked: dict[Request, None] = {}
         self.held = 0
 
     def park(self, request: Request, completion: Completion[Any] | None) -> None:
         """Put a request in, with what it waits for or, if `follow` was called for it, None.
 
-        One with the same tag goes out of the table: only ever a Tversion that another one aborted.
+        One with the same tag, which a Tversion has aborted, goes out of `by_tag` but stays in flight.
         """
         request.completion = completion
         request.fate = LIVE
@@ -136,6 +139,7 @@ class InFlight:
             request.waiting = 0
             self.held += 1
         self.by_tag[request.tag] = request
+        self.parked[request] = None
 
     def follow(self, request: Request, targets: list[Request]) -> None:
         """Let a request wait until others (at least one) have ended."""
@@ -151,8 +155,7 @@ class InFlight:
         """
         if request.completion is not None:
             self.held -= 1
-        if self.by_tag.get(request.tag) is request:
-            del self.by_tag[request.tag]
+        self._take_out(request)
         free = []
         for follower in request.followers:
             follower.waiting -= 1
@@ -160,13 +163,18 @@ class InFlight:
                 free.append(follower)
         return free
 
+    def _take_out(self, request: Request) -> None:
+        self.parked.pop(request, None)  # a reset may have forgotten it
+        if self.by_tag.get(request.tag) is request:
+            del self.by_tag[request.tag]
+
     def abort(self) -> list[Request]:
         """Nobody wants an answer to any of these requests: a Tversion ends their session. They stay in flight.
 
         Returns:
             All of them.
         """
-        aborted = list(self.by_tag.values())
+        aborted = list(self.parked)
         for request in aborted:
             request.fate = ABORTED
         return aborted
@@ -177,9 +185,15 @@ class InFlight:
         Returns:
             Those that a driver still works on; nothing follows them.
         """
-        abandoned = [request for request in self.by_tag.values() if request.completion is not None]
+        abandoned = [request for request in self.parked if request.completion is not None]
         for request in abandoned:
             request.fate = ABANDONED
             request.followers = []
         self.by_tag.clear()
+        self.parked.clear()
         return abandoned
+
+    def forget(self, request: Request) -> None:
+        """Forget one request, which was parked after the reset that it belongs before."""
+        request.fate = ABANDONED
+        self._take_out(request)

@@ -21,6 +21,7 @@ from pyvirtfs.p9.counters import Counters
 from pyvirtfs.p9.dialects import DIALECTS
 from pyvirtfs.p9.errnos import errno_of, public_errno
 from pyvirtfs.p9.limits import MSIZE_LIMIT, Limits
+from pyvirtfs.p9.messages import MESSAGES
 from pyvirtfs.p9.operation import ERROR_NBYTES
 from pyvirtfs.p9.printer import describe
 from pyvirtfs.p9.ready import ReadyQueue
@@ -80,10 +81,14 @@ class Server:
         self._in_flight = self._session.in_flight
         self._by_tag = self._in_flight.by_tag
         self._ready: ReadyQueue[Request] = ReadyQueue()
+        self._epoch = 0  # how often all requests were forgotten; a driver or a trace may do that amidst a request
+        self._request = Request()  # for the next request; replaced when one keeps it
 
     # --- requests ---
 
-    def submit(self, readable: Buffers, writable: Buffers, done: Done, token: Any) -> None:
+    def submit(  # noqa: C901  # each branch moved out would be a call more on every request's way
+        self, readable: Buffers, writable: Buffers, done: Done, token: Any
+    ) -> None:
         """Serve one request, now or, if the driver answers later, in a later `run_pending`.
 
         Args:
@@ -104,25 +109,52 @@ class Server:
         session = self._session
         data = readable.read(0, total) if total <= _COPIED_WHOLE else _copy(readable, total, session.msize)
         kind, tag, fields = DECODERS[data[4]](data)
+        epoch = self._epoch
         if self._trace is not None:
             self._trace(describe(data))
+            if self._epoch != epoch:
+                return
         operation = session.operations[kind]
         if room > session.msize:  # noqa: PLR1730  # on every request's way, and min() costs three times as much
             room = session.msize
         if room < operation.room:
             raise MessageError(f"room for {room} bytes, {operation.room} needed for a reply to type {kind}")
         self._by_type[kind] += 1
-        request = Request(operation, tag, readable, writable, room, done, token)
+        request = self._request
+        request.operation = operation
+        request.tag = tag
+        request.readable = readable
+        request.writable = writable
+        request.room = room
+        request.payload = 0
         try:
             if self._by_tag and tag in self._by_tag:
                 _check_duplicate(kind, tag, fields)
             answer = operation.start(session, request, fields)
+            if self._epoch != epoch:
+                request.done = done
+                request.token = token
+                self._give_up(request, answer)
+                return
             reply = None if isinstance(answer, Completion) else operation.finish(session, request, answer)
         except GuestError:
+            if self._epoch != epoch:
+                return
             raise
         except Exception as error:  # noqa: BLE001  # whatever a driver raises, the guest gets an errno
             reply = self._failure(request, error)
+        except BaseException:  # Ctrl-C, most likely: nobody takes this request again, so it is answered all the same
+            request.done = done
+            request.token = token
+            if self._epoch == epoch:
+                self._answer(request, self._failure(request, OSError(errno.EIO, "interrupted")))
+            raise
+        if self._epoch != epoch:
+            return
         if reply is None:
+            request.done = done
+            request.token = token
+            self._request = Request()
             self._park(request, answer)
             return
         try:  # what `_answer` does; a call less on every request's way
@@ -131,6 +163,8 @@ class Server:
             raise _unwritable(error) from error
         if self._trace is not None:
             self._trace(describe(reply))
+            if self._epoch != epoch:
+                return
         done(token, len(reply) + request.payload)
 
     def _answer(self, request: Request, reply: bytes) -> None:
@@ -139,20 +173,39 @@ class Server:
         except OSError as error:
             raise _unwritable(error) from error
         if self._trace is not None:
+            epoch = self._epoch
             self._trace(describe(reply))
+            if self._epoch != epoch:
+                return
         request.done(request.token, len(reply) + request.payload)
 
     def _failure(self, request: Request, error: Exception) -> bytes:
         """The Rlerror for what a driver or a check raised."""
         if not isinstance(error, OSError):
-            _log.error("an export driver broke its contract", exc_info=error)
+            self._blame(request, error)
         self.counters.errors += 1
         request.payload = 0
         return _rlerror(request.tag, public_errno(error))
 
+    def _blame(self, request: Request, error: Exception) -> None:
+        message = MESSAGES.get(request.operation.number)
+        driver, name = type(self._session.driver).__qualname__, message.name if message else "request"
+        _log.error("driver %s broke its contract in a %s", driver, name, exc_info=error)
+
+    def _give_up(self, request: Request, answer: Any) -> None:
+        """While the driver was called, it had all requests forgotten: nobody wants to know what it answers."""
+        if isinstance(answer, Completion):
+            self._request = Request()
+            self._park(request, answer, forgotten=True)
+        elif request.operation.discard is not None:
+            try:
+                request.operation.discard(self._session, answer)
+            except Exception as error:  # noqa: BLE001  # nobody is left to be told
+                self._blame(request, error)
+
     # --- requests that wait ---
 
-    def _park(self, request: Request, answer: Completion[Any]) -> None:
+    def _park(self, request: Request, answer: Completion[Any], *, forgotten: bool = False) -> None:
         """Keep a request until what it waits for has happened."""
         if answer is FOLLOWS:
             self._in_flight.park(request, None)
@@ -161,11 +214,16 @@ class Server:
             try:
                 answer.on_done(functools.partial(self._ready.put, request))  # may put it there at once
             except RuntimeError as error:  # the driver gave the same completion to another request
-                self._answer(request, self._failure(request, error))
+                reply = self._failure(request, error)
+                if not forgotten:
+                    self._answer(request, reply)
                 return
             self.counters.deferred += 1
             self._session.use(request)
             self._in_flight.park(request, answer)
+        if forgotten:
+            self._in_flight.forget(request)
+            request.cancel()
         if self._ready:
             self.run_pending()
 
@@ -175,6 +233,7 @@ class Server:
         operation = request.operation
         completion = request.completion
         fate = request.fate
+        epoch = self._epoch
         reply = None
         try:
             value = None if completion is None else completion.result()
@@ -185,10 +244,14 @@ class Server:
         except Exception as error:  # noqa: BLE001  # whatever a driver raises, the guest gets an errno
             if fate < ABORTED and not (fate == FLUSHED and errno_of(error) == errno.EINTR):
                 reply = self._failure(request, error)
+            elif not isinstance(error, OSError):
+                self._blame(request, error)
         if completion is not None:
             session.unuse(request)
         for follower in self._in_flight.ended(request):
             self._ready.put_here(follower)
+        if self._epoch != epoch:
+            return
         if reply is not None:
             self._answer(request, reply)
         elif fate != ABANDONED:
@@ -212,8 +275,19 @@ class Server:
             ended += 1
         return ended
 
+    def hush(self) -> None:
+        """Make the descriptor of `wakeup_fileno` unreadable without ending anything.
+
+        For a transport that cannot write replies just now and would be woken for nothing again and again. What has
+        completed stays until `run_pending` is called, which nothing but a later completion demands from here on.
+        """
+        self._ready.clear_signal()
+
     def wakeup_fileno(self) -> int | None:
-        """An eventfd that is readable while `run_pending` has work; None as long as no request was ever deferred."""
+        """An eventfd that is readable while `run_pending` has work; None as long as no request was ever deferred.
+
+        It is None, too, if the process had no descriptor left by then; nothing is lost, and asking again tries again.
+        """
         return self._ready.fileno()
 
     def next_deadline(self) -> float | None:
@@ -228,16 +302,16 @@ class Server:
         What a driver still works on is cancelled but goes on until the driver lets go of it; a transport that must not
         have its buffers touched any more waits until `busy` is 0.
         """
+        self._epoch += 1
         abandoned = self._in_flight.abandon()
         self._ready.keep(lambda request: request.completion is not None)
+        self._request = Request()  # the old one holds on to buffers of the last request
         for request in abandoned:
             request.cancel()
         self.run_pending()
 
     def reset(self) -> None:
         """Forget the session and all requests, as a device reset does; see `abandon`."""
-        for request in self._in_flight.by_tag.values():
-            request.newfid = c.NOFID  # the number may be taken by the next session
         self.abandon()
         self._session.end()
 

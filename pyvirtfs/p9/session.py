@@ -125,11 +125,11 @@ class Session:
             if request.newfid == fid.number:
                 fid.claimed = True
             else:
-                fids.reserve(request.newfid)
+                request.reserved = fids.reserve(request.newfid)
         elif operation.two_fids:
             fids.use(request.other)
-        elif operation.removes:
-            fids.remove(fid)
+        elif operation.removes and not fid.retired:
+            fids.drop(fid)
 
     def unuse(self, request: Request) -> None:
         """It has ended."""
@@ -140,7 +140,7 @@ class Session:
             if request.newfid == fid.number:
                 fid.claimed = False
             else:
-                fids.unreserve(request.newfid)
+                request.reserved.discard(request.newfid)
         elif operation.two_fids:
             fids.unuse(request.other)
         fids.unuse(fid)

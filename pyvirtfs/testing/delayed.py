@@ -12,7 +12,7 @@ from pyvirtfs.fsdev.completion import Completion
 from pyvirtfs.fsdev.driver import (
     Answer,
     Attributes,
-    DirectoryEntry,
+    EntryFields,
     ExportDriver,
     FileT,
     Lock,
@@ -129,9 +129,9 @@ class DelayedDriver(ExportDriver[NodeT, FileT]):
             held.fail(errno.EINTR)
         self.inner.close()
 
-    def attach(self, aname: bytes, uid: int) -> tuple[NodeT, Qid]:
-        """See `ExportDriver.attach`; answers at once."""
-        return self.inner.attach(aname, uid)
+    def attach(self, aname: bytes, uid: int) -> Answer[tuple[NodeT, Qid]]:
+        """See `ExportDriver.attach`."""
+        return self._answer("attach", lambda: self.inner.attach(aname, uid))
 
     def walk(self, node: NodeT, names: Sequence[bytes]) -> Answer[Walk[NodeT]]:
         """See `ExportDriver.walk`."""
@@ -217,9 +217,9 @@ class DelayedDriver(ExportDriver[NodeT, FileT]):
         """See `ExportDriver.create`."""
         return self._answer("create", lambda: self.inner.create(directory, name, flags, mode, uid, gid))
 
-    def close_file(self, file: FileT) -> None:
-        """See `ExportDriver.close_file`; answers at once."""
-        self.inner.close_file(file)
+    def close_file(self, file: FileT) -> Answer[None]:
+        """See `ExportDriver.close_file`."""
+        return self._answer("close_file", lambda: self.inner.close_file(file))
 
     def read(self, file: FileT, offset: int, buffers: Buffers) -> Answer[int]:
         """See `ExportDriver.read`."""
@@ -233,7 +233,7 @@ class DelayedDriver(ExportDriver[NodeT, FileT]):
         """See `ExportDriver.fsync`."""
         return self._answer("fsync", lambda: self.inner.fsync(file, datasync=datasync))
 
-    def readdir(self, file: FileT, cookie: int) -> Answer[Sequence[DirectoryEntry]]:
+    def readdir(self, file: FileT, cookie: int) -> Answer[Sequence[EntryFields]]:
         """See `ExportDriver.readdir`."""
         return self._answer("readdir", lambda: self.inner.readdir(file, cookie))
 

@@ -172,11 +172,8 @@ class FakeExport(ExportDriver[Node, File]):
         self.nodes.clear()
         self.files.clear()
 
-    def attach(self, aname: bytes, uid: int) -> tuple[Node, Qid]:
-        self.calls.append(("attach", aname, uid))
-        if "attach" in self.failing:
-            raise self.failing["attach"]
-        return self._node(self.root, self.root, b""), self.root.qid
+    def attach(self, aname: bytes, uid: int) -> Any:
+        return self._answer("attach", lambda: (self._node(self.root, self.root, b""), self.root.qid), aname, uid)
 
     def walk(self, node: Node, names: Sequence[bytes]) -> Any:
         start = self._live(node)
@@ -360,12 +357,10 @@ class FakeExport(ExportDriver[Node, File]):
 
         return self._answer("create", work, name, flags, mode, uid, gid)
 
-    def close_file(self, file: File) -> None:
+    def close_file(self, file: File) -> Any:
         self._check(kept=file in self.files, rule="a file is closed once")
         self.files.remove(file)
-        self.calls.append(("close_file",))
-        if "close_file" in self.failing:
-            raise self.failing["close_file"]
+        return self._answer("close_file", lambda: None)
 
     def read(self, file: File, offset: int, buffers: Buffers) -> Any:
         inode = self._open(file)

@@ -5,6 +5,8 @@ from typing import Any, TypeAlias
 
 import pytest
 
+from pyvirtfs.fsdev.completion import Completion
+from pyvirtfs.fsdev.driver import LockHolder
 from pyvirtfs.p9.constants import NOFID
 from pyvirtfs.p9.fids import FILE, XATTR_READ, Fid, FidTable
 
@@ -18,7 +20,7 @@ def fids(export: Export) -> FidTable:
 
 def add(fids: FidTable, export: Export, number: int) -> Fid:
     node, _ = export.attach(b"", 0)
-    fids.table[number] = fid = Fid(number, node, 0, is_folder=True)
+    fids.table[number] = fid = Fid(number, node, 0, True)
     return fid
 
 
@@ -31,7 +33,7 @@ def test_unknown_numbers(fids: FidTable) -> None:
 
 def test_new_numbers(fids: FidTable, export: Export) -> None:
     add(fids, export, 1)
-    fids.reserve(2)
+    reserved = fids.reserve(2)
     for number in (1, 2, NOFID):
         with pytest.raises(OSError, match="in use"):
             fids.check_new(number)
@@ -39,7 +41,7 @@ def test_new_numbers(fids: FidTable, export: Export) -> None:
     fids.reserve(3)
     with pytest.raises(OSError, match="at most 3"):
         fids.check_new(4)
-    fids.unreserve(2)
+    reserved.discard(2)
     fids.check_new(2)
 
 
@@ -59,7 +61,7 @@ def test_what_a_fid_holds_is_given_back_when_its_last_user_ends(fids: FidTable, 
 
 
 def test_replacing_gives_the_old_one_back(fids: FidTable, export: Export) -> None:
-    old, new = add(fids, export, 1), Fid(1, export.attach(b"", 0)[0], 0, is_folder=True)
+    old, new = add(fids, export, 1), Fid(1, export.attach(b"", 0)[0], 0, True)
     fids.replace(old, new)
     assert fids.find(1) is new
     assert export.nodes == {new.node}
@@ -84,3 +86,66 @@ def test_attributes_are_accounted(fids: FidTable) -> None:
     fids.add_xattr(2, bytes(40), 0)
     fids.clear()
     assert fids.xattr_nbytes == 0
+
+
+def test_a_number_reserved_before_the_end_of_a_session_is_not_taken_from_the_next(fids: FidTable) -> None:
+    old = fids.reserve(1)
+    fids.clear()
+    fids.check_new(1)
+    fids.reserve(1)
+    old.discard(1)
+    with pytest.raises(OSError, match="in use"):
+        fids.check_new(1)
+
+
+@pytest.mark.parametrize("method", ["close_file", "release_locks", "release"])
+def test_a_driver_that_raises_anything_does_not_keep_other_fids(
+    fids: FidTable, export: Export, method: str, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for number in range(3):
+        fid = add(fids, export, number)
+        fid.file, _ = export.open(fid.node, 0, 0)
+        fid.holder = LockHolder(fids)
+    real = getattr(export, method)
+
+    def broken(*arguments: Any) -> None:
+        real(*arguments)
+        raise KeyError("bug")
+
+    monkeypatch.setattr(export, method, broken)
+    told = fids.remove(fids.find(0))
+    assert isinstance(told, OSError)
+    assert told.errno == errno.EIO
+    fids.clear()
+    assert not export.nodes
+    assert not export.files
+    assert [record.getMessage() for record in caplog.records] == [
+        f"driver FakeExport broke its contract in {method}"
+    ] * 3
+
+
+def test_an_error_of_a_file_that_closes_late_is_logged(
+    fids: FidTable, export: Export, caplog: pytest.LogCaptureFixture
+) -> None:
+    export.later.add("close_file")
+    for number in range(2):
+        fid = add(fids, export, number)
+        fid.file, _ = export.open(fid.node, 0, 0)
+    fids.clear()
+    assert not export.nodes
+    export.complete()
+    assert not caplog.records
+    export.complete(error=OSError(errno.ENOSPC, "no space"))
+    assert "no space" in caplog.text
+
+
+def test_one_completion_for_two_files_is_no_reason_to_stop(
+    fids: FidTable, export: Export, caplog: pytest.LogCaptureFixture
+) -> None:
+    completion: Completion[None] = Completion()
+    export.close_file = lambda _file: completion
+    for number in range(2):
+        add(fids, export, number).file = object()
+    fids.clear()
+    assert not export.nodes
+    assert "close_file" in caplog.text

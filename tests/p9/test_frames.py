@@ -2,10 +2,33 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+import construct
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from pyvirtfs.errors import MessageError
 from pyvirtfs.p9 import frames
+from pyvirtfs.p9.messages import DIRECTORY_ENTRY
+
+ENTRIES = st.lists(
+    st.fixed_dictionaries(
+        {
+            "qid": st.fixed_dictionaries(
+                {
+                    "type": st.integers(0, 2**8 - 1),
+                    "version": st.integers(0, 2**32 - 1),
+                    "path": st.integers(0, 2**64 - 1),
+                }
+            ),
+            "offset": st.integers(0, 2**64 - 1),
+            "type": st.integers(0, 2**8 - 1),
+            "name": st.binary(max_size=300),
+        }
+    )
+)
 
 
 def test_payload_apart_is_not_copied() -> None:
@@ -57,3 +80,26 @@ def test_errors_say_what_is_wrong() -> None:
         frames.parse(bytes.fromhex("0c000000 78 0100 01000000"))
     with pytest.raises(MessageError, match="too short"):
         frames.parse(bytes.fromhex("0a000000 78 0100 010000"))
+
+
+@given(ENTRIES, st.integers(0))
+def test_directories_are_what_the_declaration_says(entries: list[dict[str, Any]], cut: int) -> None:
+    pieces = [DIRECTORY_ENTRY.build(entry) for entry in entries]
+    data = b"".join(pieces)
+    parsed = construct.GreedyRange(DIRECTORY_ENTRY).parse(data)
+    expected = [((one.qid.type, one.qid.version, one.qid.path), one.offset, one.type, one.name) for one in parsed]
+    assert len(expected) == len(entries)
+    assert frames.parse_directory(data) == expected
+    end = cut % (len(data) + 1)
+    whole = [sum(map(len, pieces[:count])) for count in range(len(pieces) + 1)]
+    if end in whole:
+        assert frames.parse_directory(data[:end]) == expected[: whole.index(end)]
+    else:
+        with pytest.raises(MessageError, match="ends within"):
+            frames.parse_directory(data[:end])
+
+
+def test_what_has_no_fixed_format_is_refused() -> None:
+    for declaration in (construct.Int32ub, construct.GreedyBytes):
+        with pytest.raises(TypeError, match="little-endian"):
+            frames._formats(declaration)

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import errno
 import os
 import select
 import threading
@@ -79,3 +80,39 @@ def test_nothing_that_other_threads_put_is_missed() -> None:
     for thread in threads:
         thread.join()
     queue.close()
+
+
+def test_a_signal_that_was_read_already_can_be_cleared() -> None:
+    queue: ReadyQueue[int] = ReadyQueue()
+    queue.open()
+    queue.put(1)
+    fd = queue.fileno()
+    assert fd is not None
+    os.eventfd_read(fd)
+    queue.clear_signal()
+    assert queue.take() == 1
+    queue.put(2)
+    assert readable(queue)
+    queue.close()
+
+
+def test_what_came_while_there_was_no_descriptor_is_signalled(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    queue: ReadyQueue[int] = ReadyQueue()
+
+    def used_up(*_: int) -> int:
+        raise OSError(errno.EMFILE, "too many")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "eventfd", used_up)
+        queue.open()
+        queue.put(1)
+        assert queue.fileno() is None
+        assert len(caplog.records) == 1
+    assert readable(queue)
+    queue.clear_signal()
+    assert not readable(queue)
+    assert queue.take() == 1
+    queue.close()
+    assert queue.fileno() is None

@@ -10,16 +10,22 @@ from pyvirtfs.p9.requests import ABANDONED, ABORTED, LIVE, InFlight, Request
 OPERATION = LINUX.table(readonly=False)[24]
 
 
+def make(tag: int) -> Request:
+    request = Request()
+    request.operation = OPERATION
+    request.tag = tag
+    request.readable = request.writable = ViewBuffers.of(bytearray(16))
+    return request
+
+
 def parked(table: InFlight, tag: int, completion: Completion[Any] | None) -> Request:
-    buffers = ViewBuffers.of(bytearray(16))
-    request = Request(OPERATION, tag, buffers, buffers, 16, lambda *_: None, None)
+    request = make(tag)
     table.park(request, completion)
     return request
 
 
 def follower(table: InFlight, tag: int, targets: list[Request]) -> Request:
-    buffers = ViewBuffers.of(bytearray(16))
-    request = Request(OPERATION, tag, buffers, buffers, 16, lambda *_: None, None)
+    request = make(tag)
     table.follow(request, targets)
     table.park(request, None)
     return request
@@ -69,3 +75,25 @@ def test_the_driver_is_told_once() -> None:
     request.cancel()
     assert len(told) == 1
     follower(table, 2, [request]).cancel()
+
+
+def test_a_request_whose_tag_another_took_is_still_in_flight() -> None:
+    table = InFlight()
+    old = parked(table, 1, Completion())
+    new = parked(table, 1, Completion())
+    assert table.abort() == [old, new]
+    assert table.abandon() == [old, new]
+    assert (old.fate, new.fate) == (ABANDONED, ABANDONED)
+    table.ended(old)
+    table.ended(new)
+    assert (table.held, len(table.parked)) == (0, 0)
+
+
+def test_forgetting_one_request_leaves_the_others() -> None:
+    table = InFlight()
+    one, other = (parked(table, tag, Completion()) for tag in (1, 2))
+    table.forget(one)
+    assert (one.fate, other.fate) == (ABANDONED, LIVE)
+    assert table.by_tag == {2: other}
+    assert table.ended(one) == []
+    assert table.abandon() == [other]

@@ -421,3 +421,130 @@ def test_counters(peer: Peer, export: Export) -> None:
 def test_an_msize_limit_below_the_minimum_is_refused(export: Export) -> None:
     with pytest.raises(ConfigError, match="msize_limit"):
         Server(export, msize_limit=4095)
+
+
+# --- descriptors that are used up, and signals ---
+
+
+def test_no_descriptor_left_loses_no_answer(
+    peer: Peer, export: Export, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def used_up(*_: int) -> int:
+        raise OSError(errno.EMFILE, "too many")
+
+    export.later.add("getattr")
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "eventfd", used_up)
+        tokens = [peer.send(c.TGETATTR, 0, 0, tag=tag) for tag in range(2)]
+        assert (peer.server.busy, peer.server.wakeup_fileno()) == (2, None)
+        assert "too many" in caplog.text
+        peer.finish()
+        assert peer.reply(tokens[0])[0] == c.RGETATTR
+        export.complete()
+    fd = peer.server.wakeup_fileno()
+    assert select.select([fd], [], [], 0)[0], "what came meanwhile is not told"
+    peer.server.run_pending()
+    assert peer.reply(tokens[1])[0] == c.RGETATTR
+
+
+def test_a_hushed_server_keeps_what_came(peer: Peer, export: Export) -> None:
+    peer.server.hush()
+    export.later.add("getattr")
+    tokens = [peer.send(c.TGETATTR, 0, 0, tag=tag) for tag in range(2)]
+    fd = peer.server.wakeup_fileno()
+    export.complete()
+    peer.server.hush()
+    assert not select.select([fd], [], [], 0)[0]
+    assert peer.nbytes(tokens[0]) is None
+    export.complete()
+    assert select.select([fd], [], [], 0)[0]
+    assert peer.server.run_pending() == 2
+    assert [peer.reply(token)[0] for token in tokens] == [c.RGETATTR] * 2
+
+
+def test_the_log_names_the_driver_and_the_request(peer: Peer, export: Export, caplog: pytest.LogCaptureFixture) -> None:
+    export.failing["getattr"] = KeyError("bug")
+    peer.error(c.TGETATTR, 0, 0)
+    assert [record.getMessage() for record in caplog.records] == ["driver FakeExport broke its contract in a Tgetattr"]
+
+
+# --- resets from inside of a request ---
+
+
+@pytest.mark.parametrize("method", ["reset", "abandon"])
+@pytest.mark.parametrize("later", [False, True])
+@pytest.mark.parametrize(
+    ("name", "kind", "fields"),
+    [
+        ("walk", c.TWALK, (0, 5, (b"file",))),
+        ("create", c.TLCREATE, (0, b"new", 0, 0o644, 0)),
+        ("attach", c.TATTACH, (9, c.NOFID, b"", b"", 0)),
+        ("getattr", c.TGETATTR, (0, 0)),
+    ],
+)
+def test_a_driver_that_has_the_device_reset_gets_no_reply_written(
+    peer: Peer, export: Export, method: str, later: bool, name: str, kind: int, fields: tuple[Any, ...]
+) -> None:
+    real = getattr(export, name)
+
+    def resetting(*arguments: Any) -> Any:
+        answer = real(*arguments)
+        getattr(peer.server, method)()
+        return answer
+
+    if later:
+        export.later.add(name)
+    setattr(export, name, resetting)
+    token = peer.send(kind, *fields)
+    while export.waiting:
+        peer.finish()
+    assert peer.nbytes(token) is None
+    assert not any(peer.rooms[token])
+    left = int(method == "abandon")
+    assert (peer.server.fids, len(export.nodes), peer.server.busy) == (left, left, 0)
+    assert not export.files
+
+
+def test_a_driver_that_fails_after_it_had_the_device_reset_gets_no_reply_written(peer: Peer, export: Export) -> None:
+    for error in (OSError(errno.EIO, "io"), MemoryAccessError(0x1000, 10), KeyError("bug")):
+        peer.version().attach()
+
+        def failing(_node: Any, error: Exception = error) -> Any:
+            peer.server.reset()
+            raise error
+
+        export.getattr = failing
+        token = peer.send(c.TGETATTR, 0, 0)
+        assert peer.nbytes(token) is None
+        assert not any(peer.rooms[token])
+
+
+@pytest.mark.parametrize(("message", "written"), [("Twalk", False), ("Rwalk", True)])
+@pytest.mark.parametrize("later", [False, True])
+def test_a_trace_may_have_the_device_reset(
+    make_peer: Callable[..., Peer], export: Export, message: str, written: bool, later: bool
+) -> None:
+    def trace(line: str) -> None:
+        if line.startswith(message):
+            peer.server.reset()
+
+    peer = make_peer(trace=trace).version().attach()
+    if later:
+        export.later.add("walk")
+    token = peer.send(c.TWALK, 0, 5, ())
+    while export.waiting:
+        peer.finish()
+    assert peer.nbytes(token) is None
+    assert any(peer.rooms[token]) == written
+    assert (peer.server.fids, len(export.nodes)) == (0, 0)
+
+
+def test_a_reset_out_of_a_cancel_ends_the_flush_that_caused_it(peer: Peer, export: Export) -> None:
+    export.later.add("getattr")
+    peer.send(c.TGETATTR, 0, 0, tag=1)
+    cancel = export._cancel
+    export.waiting[0][1]._on_cancel = lambda completion: (cancel(completion), peer.server.reset())
+    flush = peer.send(c.TFLUSH, 1, tag=2)
+    peer.finish()
+    assert peer.nbytes(flush) is None
+    peer.version().attach()

@@ -172,3 +172,47 @@ def test_the_wire_of_a_version(make_peer: Callable[..., Peer]) -> None:
     token = peer.submit(bytes.fromhex("1500000064ffff00200000080039503230 30302e4c".replace(" ", "")))
     assert peer.raw_reply(token).hex() == "1500000065ffff002000000800395032303030 2e4c".replace(" ", "")
     assert codec.decode(peer.raw_reply(token))[1] == c.NOTAG
+
+
+@pytest.mark.parametrize("tag", [5, c.NOTAG])
+def test_a_reset_ends_a_version_and_what_it_waits_for(peer: Peer, export: Export, tag: int) -> None:
+    """A Tversion with the tag of a request in flight takes its place among the tags, not its place in flight."""
+    peer.open(1, b"file")
+    export.later.add("read")
+    read = peer.send(c.TREAD, 1, 0, 10, tag=5)
+    version = peer.send(c.TVERSION, 8192, b"9P2000.L", tag=tag)
+    peer.server.reset()
+    peer.finish()
+    assert [peer.nbytes(token) for token in (read, version)] == [None, None]
+    assert peer.error(c.TGETATTR, 0, 0) == errno.EPROTO, "there is no session"
+
+
+def test_a_version_waits_for_all_whose_tag_another_took(peer: Peer, export: Export) -> None:
+    peer.open(1, b"file")
+    export.later.add("read")
+    tokens = [peer.send(c.TREAD, 1, 0, 10, tag=5)]
+    tokens += [peer.send(c.TVERSION, msize, b"9P2000.L", tag=5) for msize in (8192, 4096)]
+    tokens.append(peer.send(c.TVERSION, 5000, b"9P2000.L", tag=6))
+    peer.finish()
+    assert [peer.nbytes(token) for token in tokens[:3]] == [0, 0, 0]
+    assert peer.reply(tokens[3]) == (c.RVERSION, (5000, b"9P2000.L"))
+
+
+@pytest.mark.parametrize("end", ["reset", "version"])
+def test_a_number_of_the_last_session_stays_taken_in_the_new_one(peer: Peer, export: Export, end: str) -> None:
+    """An old walk that ends gives its own reservation back, not that of the new session's walk."""
+    export.later.add("walk")
+    peer.send(c.TWALK, 0, 5, (), tag=1)
+    if end == "version":
+        peer.send(c.TVERSION, 8192, b"9P2000.L", tag=2)
+    peer.server.abandon()
+    if end == "reset":
+        peer.server.reset()
+    peer.version().attach()
+    new = peer.send(c.TWALK, 0, 5, (b"file",), tag=1)
+    peer.finish(0)
+    assert peer.nbytes(new) is None
+    assert peer.error(c.TWALK, 0, 5, (), tag=3) == errno.EINVAL, "the number is taken"
+    peer.finish(0)
+    assert peer.reply(new)[0] == c.RWALK
+    assert len(export.nodes) == 2

@@ -25,8 +25,9 @@ def inner(tmp_path: Path) -> Iterator[ExportDriver[Any, Any]]:
 
 def delayed(inner: ExportDriver[Any, Any], *names: str, **options: Any) -> tuple[DelayedDriver[Any, Any], Any]:
     driver = DelayedDriver(inner, set(names), **options)
-    node, _ = driver.attach(b"", 0)
-    return driver, node
+    attached = driver.attach(b"", 0)
+    assert not isinstance(attached, Completion)
+    return driver, attached[0]
 
 
 def test_every_method_is_handed_on() -> None:

@@ -46,3 +46,16 @@ def test_a_broken_device_does_not_hide_the_error(tmp_path: Path) -> None:
             both.channel.wait(both.channel.submit(b"x", 0))
         with pytest.raises(ConfigError), pair("local,path=/nonexistent,security_model=none"):
             pass
+
+
+def test_the_last_messages_are_kept(tmp_path: Path) -> None:
+    with pair(f"local,path={tmp_path},security_model=none", messages=4) as both:
+        for _ in range(3):
+            both.mount.root.stat()
+        assert len(both.messages) == 4
+        assert [line.split()[0] for line in both.messages] == ["Tgetattr", "Rgetattr", "Tclunk", "Rclunk"]
+    lines: list[str] = []
+    for options in ({"messages": 0}, {"trace": lines.append}):
+        with pair(f"local,path={tmp_path},security_model=none", **options) as both:
+            assert not both.messages
+    assert lines[0].startswith("Tversion")

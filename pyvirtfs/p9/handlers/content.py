@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import os
 from typing import TYPE_CHECKING, Any, Final
@@ -80,8 +79,7 @@ def finish_lopen(session: Session, request: Request, value: tuple[Any, Qid]) -> 
 
 def discard_lopen(session: Session, value: tuple[Any, Qid]) -> None:
     """Close the file."""
-    with contextlib.suppress(OSError):  # nobody is left to be told
-        session.driver.close_file(value[0])
+    session.fids.close_file(value[0])
 
 
 def start_lcreate(session: Session, request: Request, fields: Fields) -> Any:
@@ -104,7 +102,7 @@ def finish_lcreate(session: Session, request: Request, value: tuple[Any, Any, Qi
     if old.retired:
         discard_lcreate(session, value)
         raise OSError(errno.ENOENT, f"fid {old.number} was clunked meanwhile")
-    fid = Fid(old.number, node, old.uid, is_folder=False)
+    fid = Fid(old.number, node, old.uid, False)
     fid.kind = FILE
     fid.file = file
     session.fids.replace(old, fid)
@@ -114,7 +112,7 @@ def finish_lcreate(session: Session, request: Request, value: tuple[Any, Any, Qi
 def discard_lcreate(session: Session, value: tuple[Any, Any, Qid]) -> None:
     """Close the file and give its node back; the name stays."""
     discard_lopen(session, value[1:])
-    session.driver.release(value[0])
+    session.fids.release(value[0])
 
 
 # --- Tread ---
@@ -129,6 +127,7 @@ def start_read(session: Session, request: Request, fields: Fields) -> Any:
     room = request.room - READ_HEADER_SIZE
     if count > room:  # noqa: PLR1730  # on every read's way, and min() costs three times as much
         count = room
+    request.context = count
     if fid.kind == FILE:
         if offset + count > OFFSET_MAX:
             raise OSError(errno.EINVAL, f"no file has a byte {offset + count}")
@@ -145,6 +144,8 @@ def start_read(session: Session, request: Request, fields: Fields) -> Any:
 
 def finish_read(session: Session, request: Request, nbytes: int) -> bytes:
     """The head of Rread; its data is in place."""
+    if not 0 <= nbytes <= request.context:
+        raise ValueError(f"{nbytes} bytes read, {request.context} were asked for")
     request.payload = nbytes
     session.counters.bytes_read += nbytes
     return _rread(request.tag, nbytes)
@@ -157,6 +158,7 @@ def start_write(session: Session, request: Request, fields: Fields) -> Any:
     """Write to a file straight out of the request, or collect an attribute."""
     number, offset, count = fields
     readable = request.readable
+    request.context = count
     if WRITE_HEADER_SIZE + count > readable.nbytes:
         raise MessageError(f"a Twrite of {count} bytes in {readable.nbytes}")
     fid = session.table.get(number)
@@ -185,6 +187,8 @@ def _collect_xattr(xattr: XattrWrite, offset: int, count: int, request: Request)
 
 def finish_write(session: Session, request: Request, nbytes: int) -> bytes:
     """Rwrite."""
+    if not 0 <= nbytes <= request.context:
+        raise ValueError(f"{nbytes} bytes written, {request.context} were given")
     session.counters.bytes_written += nbytes
     return _rwrite(request.tag, nbytes)
 

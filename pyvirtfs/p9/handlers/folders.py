@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import errno
 import stat
+import struct
 from typing import TYPE_CHECKING, Any, Final
 
 from pyvirtfs.p9 import constants as c
-from pyvirtfs.p9.codec import encode_directory_entry, encoder
+from pyvirtfs.p9.codec import encoder
 from pyvirtfs.p9.fids import FOLDER, UNOPENED
 from pyvirtfs.p9.names import check_moved_name, check_new_name, check_removed_name
 from pyvirtfs.p9.operation import Operation
@@ -15,13 +16,16 @@ from pyvirtfs.p9.operation import Operation
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from pyvirtfs.fsdev.driver import DirectoryEntry, Qid
+    from pyvirtfs.fsdev.driver import EntryFields, Qid
     from pyvirtfs.p9.requests import Request
     from pyvirtfs.p9.session import Session
 
 _NODE_TYPES: Final = frozenset({0, stat.S_IFREG, stat.S_IFIFO, stat.S_IFSOCK, stat.S_IFCHR, stat.S_IFBLK})
 _LINK_HEADER_SIZE: Final = 9
 """Bytes of an Rreadlink before its target."""
+
+_pack_entry_head: Final = struct.Struct("<BIQQBH").pack
+"""`messages.DIRECTORY_ENTRY` up to and with the length of its name."""
 
 _rreaddir = encoder(c.RREADDIR)
 _rmkdir = encoder(c.RMKDIR)
@@ -50,16 +54,20 @@ def start_readdir(session: Session, request: Request, fields: Fields) -> Any:
     return session.driver.readdir(fid.file, offset)
 
 
-def finish_readdir(session: Session, request: Request, entries: Sequence[DirectoryEntry]) -> bytes:
+def finish_readdir(session: Session, request: Request, entries: Sequence[EntryFields]) -> bytes:
     """Rreaddir: whole entries only. If not even one fits that is an error, since no entries would mean the end."""
     left: int = request.context
-    parts = [b""]
-    for qid, cookie, kind, name in entries:
-        left -= c.DIRECTORY_ENTRY_SIZE + len(name)
+    parts: list[bytes] = []
+    append = parts.append
+    pack, fixed = _pack_entry_head, c.DIRECTORY_ENTRY_SIZE
+    for (qid_type, version, path), cookie, kind, name in entries:
+        nbytes = len(name)
+        left -= fixed + nbytes
         if left < 0:
             break
-        parts.append(encode_directory_entry(qid, cookie, kind, name))
-    if len(parts) == 1 and entries:
+        append(pack(qid_type, version, path, cookie, kind, nbytes))
+        append(name)
+    if not parts and entries:
         raise OSError(errno.EINVAL, f"no room for one entry in {request.context} bytes")
     data = b"".join(parts)
     session.counters.bytes_read += len(data)

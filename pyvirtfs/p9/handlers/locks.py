@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Final
 from pyvirtfs.fsdev.driver import Lock
 from pyvirtfs.p9 import constants as c
 from pyvirtfs.p9.codec import encoder
+from pyvirtfs.p9.limits import CLIENT_ID_MAX
 from pyvirtfs.p9.operation import Operation
 
 if TYPE_CHECKING:
@@ -32,9 +33,16 @@ def _range_end(start: int, length: int) -> int | None:
     return end if length else None
 
 
+def _check_client_id(client_id: bytes) -> None:
+    """Refuse a name that no client has (ENAMETOOLONG): the driver keeps one with every range."""
+    if len(client_id) > CLIENT_ID_MAX:
+        raise OSError(errno.ENAMETOOLONG, f"a client_id of {len(client_id)} bytes")
+
+
 def start_lock(session: Session, request: Request, fields: Fields) -> Any:
     """Take or release a lock. It never waits: a client that wants to is told BLOCKED, and asks again."""
     number, kind, flags, start, length, proc_id, client_id = fields
+    _check_client_id(client_id)
     if flags & ~c.LOCK_FLAGS_BLOCK:
         raise OSError(errno.EINVAL, f"lock flags {flags:#x}")
     if kind > c.LOCK_TYPE_UNLCK:
@@ -57,6 +65,7 @@ def finish_lock(_session: Session, request: Request, granted: bool | None) -> by
 def start_getlock(session: Session, request: Request, fields: Fields) -> Any:
     """Ask for a lock that stands in the way; of a write lock if the type is UNLCK, as Linux always has it."""
     number, kind, start, length, proc_id, client_id = fields
+    _check_client_id(client_id)
     if kind > c.LOCK_TYPE_UNLCK:
         raise OSError(errno.EINVAL, f"lock type {kind}")
     lock = Lock(kind != c.LOCK_TYPE_RDLCK, start, _range_end(start, length), proc_id, client_id)

@@ -30,29 +30,59 @@ Fields = tuple[Any, ...]
 # --- Tattach ---
 
 
-def start_attach(session: Session, _request: Request, fields: Fields) -> Qid:
+def start_attach(session: Session, request: Request, fields: Fields) -> Any:
     """Give a fid to the root of the export. Whatever is wrong with the root, the guest sees EINVAL, as with QEMU."""
     number, afid, _uname, aname, uid = fields
     if afid != c.NOFID:
         raise OSError(errno.EINVAL, "there are no authentication fids")
     session.fids.check_new(number)
-    driver = session.driver
+    request.fid = Fid(c.NOFID, None, uid, False)  # in no table: it says whose attach it is, as a walk's fid does
+    request.newfid = number
     try:
-        node, qid = driver.attach(aname, uid)
-        try:
-            session.learn_block_size(node)
-        except BaseException:
-            driver.release(node)
-            raise
+        answer = session.driver.attach(aname, uid)
     except OSError as error:
-        raise OSError(errno.EINVAL, f"the root of the export: {error.strerror}") from error
-    session.table[number] = Fid(number, node, uid, is_folder=bool(qid[0] & QID_DIRECTORY))
-    return qid
+        raise _rootless(error) from error
+    return _told_as_einval(answer) if isinstance(answer, Completion) else answer
 
 
-def finish_attach(_session: Session, request: Request, qid: Qid) -> bytes:
+def finish_attach(session: Session, request: Request, value: tuple[Any, Qid]) -> bytes:
     """Rattach."""
-    return _rattach(request.tag, qid)
+    node, qid = value
+    try:
+        session.learn_block_size(node)
+        reply = _rattach(request.tag, qid)
+    except BaseException as error:
+        session.fids.release(node)
+        if isinstance(error, OSError):
+            raise _rootless(error) from error
+        raise
+    session.table[request.newfid] = Fid(request.newfid, node, request.fid.uid, bool(qid[0] & QID_DIRECTORY))
+    return reply
+
+
+def discard_attach(session: Session, value: tuple[Any, Qid]) -> None:
+    """Give the node back."""
+    session.fids.release(value[0])
+
+
+def _rootless(error: OSError) -> OSError:
+    return OSError(errno.EINVAL, f"the root of the export: {error.strerror}")
+
+
+def _told_as_einval(answer: Completion[Any]) -> Completion[Any]:
+    """The same answer, its error as `_rootless` has it."""
+    told: Completion[Any] = Completion(lambda _told: answer.cancel())
+
+    def tell(answer: Completion[Any]) -> None:
+        try:
+            value = answer.result()
+        except OSError as error:
+            told.set_error(error if error.errno == errno.EINTR else _rootless(error))  # EINTR: it was cancelled
+        else:
+            told.set_result(value)
+
+    answer.on_done(tell)
+    return told
 
 
 # --- Twalk ---
@@ -78,30 +108,34 @@ def start_walk(session: Session, request: Request, fields: Fields) -> Any:
         raise OSError(errno.EMSGSIZE, f"no room for {len(names)} qids")
     request.fid = fid
     request.newfid = newfid
+    request.context = len(names)
     return session.driver.walk(node, names)
 
 
 def finish_walk(session: Session, request: Request, walk: Walk[Any]) -> bytes:
     """Rwalk. A walk that ended early makes no fid and moves none."""
     qids, node = walk
+    if len(qids) > request.context:
+        discard_walk(session, walk)
+        raise ValueError(f"{len(qids)} qids for {request.context} names")
     if node is not None:
         source = request.fid
         is_folder = bool(qids[-1][0] & QID_DIRECTORY) if qids else source.is_folder
         newfid = request.newfid
         if newfid != source.number:
-            session.table[newfid] = Fid(newfid, node, source.uid, is_folder=is_folder)
+            session.table[newfid] = Fid(newfid, node, source.uid, is_folder)
         elif source.retired:
-            session.driver.release(node)
+            session.fids.release(node)
             raise OSError(errno.ENOENT, f"fid {newfid} was clunked meanwhile")
         else:
-            session.fids.replace(source, Fid(newfid, node, source.uid, is_folder=is_folder))
+            session.fids.replace(source, Fid(newfid, node, source.uid, is_folder))
     return _rwalk(request.tag, qids)
 
 
 def discard_walk(session: Session, walk: Walk[Any]) -> None:
     """Give the new node back."""
     if walk.node is not None:
-        session.driver.release(walk.node)
+        session.fids.release(walk.node)
 
 
 # --- Tclunk, Tremove: the fid is gone, whatever else comes of them ---
@@ -114,10 +148,12 @@ def start_clunk(session: Session, request: Request, fields: Fields) -> Any:
         fid = session.fids.find(fields[0])
     if fid.kind == XATTR_WRITE:
         return _last_call(session, request, fid, _set_xattr)
-    error = session.fids.remove(fid)
-    if error is not None:
-        raise error
-    return None
+    outcome = session.fids.remove(fid)
+    if outcome is not None:
+        if not isinstance(outcome, Completion):
+            raise outcome
+        request.fid = fid
+    return outcome
 
 
 def finish_clunk(_session: Session, request: Request, _value: None) -> bytes:
@@ -133,7 +169,7 @@ def start_remove(session: Session, request: Request, fields: Fields) -> Any:
 
 def start_remove_readonly(session: Session, _request: Request, fields: Fields) -> None:
     """On a readonly export all that a Tremove does is to free the fid."""
-    session.fids.remove(session.fids.find(fields[0], errno.EINVAL))
+    session.fids.drop(session.fids.find(fields[0], errno.EINVAL))
     raise OSError(errno.EROFS, "the export is readonly")
 
 
@@ -147,12 +183,12 @@ def _last_call(session: Session, request: Request, fid: Fid, call: Callable[[Ses
     try:
         answer = call(session, fid)
     except BaseException:
-        session.fids.remove(fid)
+        session.fids.drop(fid)
         raise
     if isinstance(answer, Completion):
         request.fid = fid  # which `Operation.removes` once it is kept
     else:
-        session.fids.remove(fid)
+        session.fids.drop(fid)
     return answer
 
 
@@ -175,7 +211,7 @@ def _set_xattr(session: Session, fid: Fid) -> Any:
 
 
 OPERATIONS: Final = (
-    Operation(c.TATTACH, start_attach, finish_attach),
+    Operation(c.TATTACH, start_attach, finish_attach, discard=discard_attach, makes_fid=True),
     Operation(c.TWALK, start_walk, finish_walk, discard=discard_walk, makes_fid=True),
     Operation(c.TCLUNK, start_clunk, finish_clunk, removes=True),
     Operation(c.TREMOVE, start_remove, finish_remove, removes=True),

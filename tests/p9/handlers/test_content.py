@@ -281,3 +281,31 @@ def test_the_old_form_of_fsync_is_malformed(peer: Peer) -> None:
     message = codec.encode(c.TFSYNC, 1, 1, 0)[:-4]
     with pytest.raises(MessageError):
         peer.submit(len(message).to_bytes(4, "little") + message[4:])
+
+
+@pytest.mark.parametrize("answer", [-1, 11, 2**32 - 1, 2**64])
+@pytest.mark.parametrize("kind", [c.TREAD, c.TWRITE])
+@pytest.mark.parametrize("later", [False, True])
+def test_a_driver_whose_count_lies_broke_its_contract(
+    peer: Peer, export: Export, caplog: pytest.LogCaptureFixture, answer: int, kind: int, later: bool
+) -> None:
+    peer.open(1, b"file")
+    name, data = ("read", b"") if kind == c.TREAD else ("write", bytes(10))
+    if later:
+        export.later.add(name)
+    setattr(export, name, lambda *_: export._answer(name, lambda: answer))
+    token = peer.send(kind, 1, 0, 10, data=data)
+    if later:
+        peer.finish()
+    assert peer.error_of(token) == errno.EIO
+    assert f"driver FakeExport broke its contract in a T{name}" in caplog.text
+    assert (peer.server.counters.bytes_read, peer.server.counters.bytes_written) == (0, 0)
+
+
+def test_a_discarded_file_whose_close_breaks_does_not_keep_the_node(peer: Peer, export: Export) -> None:
+    export.later.add("create")
+    peer.send(c.TLCREATE, 0, b"new", 0, 0o644, 0)
+    export.failing["close_file"] = KeyError("bug")
+    peer.server.reset()
+    peer.finish()
+    assert not export.nodes

@@ -17,7 +17,9 @@ Export: TypeAlias = Any
 def test_a_flush_of_nothing_is_answered(peer: Peer, old_tag: int) -> None:
     """An unknown tag, one that was answered already, and the flush's own (H108)."""
     peer.call(c.TGETATTR, 0, 0, tag=2)
-    peer.call(c.TFLUSH, old_tag, tag=1)
+    flush = peer.send(c.TFLUSH, old_tag, tag=1)
+    assert peer.ended[-1] == (flush, 7)
+    assert peer.reply(flush) == (c.RFLUSH, ())
 
 
 @pytest.mark.parametrize("flushes", [1, 2, 3, 128])

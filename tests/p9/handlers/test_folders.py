@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import pytest
 
 from pyvirtfs.p9 import constants as c
+from pyvirtfs.p9.handlers import folders
 from pyvirtfs.p9.messages import DIRECTORY_ENTRY
 
 if TYPE_CHECKING:
@@ -35,6 +36,14 @@ def readdir(
         entries.append((entry.name, entry.offset, entry.type, (entry.qid.type, entry.qid.version, entry.qid.path)))
         rest = rest[24 + len(entry.name) :]
     return entries
+
+
+def test_an_entry_is_encoded_as_declared() -> None:
+    head = folders._pack_entry_head(0x80, 7, 1 << 63, 1 << 62, 4, 4)
+    declared = DIRECTORY_ENTRY.build(
+        {"qid": {"type": 0x80, "version": 7, "path": 1 << 63}, "offset": 1 << 62, "type": 4, "name": b"name"}
+    )
+    assert head + b"name" == declared
 
 
 def test_readdir(peer: Peer, export: Export) -> None:

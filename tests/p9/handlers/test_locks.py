@@ -9,7 +9,7 @@ import pytest
 
 from pyvirtfs.fsdev.driver import Lock
 from pyvirtfs.p9 import constants as c
-from pyvirtfs.p9.limits import Limits
+from pyvirtfs.p9.limits import CLIENT_ID_MAX, Limits
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -146,3 +146,14 @@ def test_an_unlock_asks_for_a_write_lock(opened: Peer) -> None:
 def test_a_long_owner_must_fit(opened: Peer) -> None:
     assert opened.error(c.TGETLOCK, 1, READ, 0, 0, 1, b"x" * 100, room=129) == errno.EMSGSIZE
     assert opened.call(c.TGETLOCK, 1, READ, 0, 0, 1, b"x" * 100, room=130)[0] == UNLOCK
+
+
+def test_the_names_of_owners_cannot_use_up_the_hosts_memory(opened: Peer, export: Export) -> None:
+    longest = b"x" * CLIENT_ID_MAX
+    calls = len(export.calls)
+    for kind in (READ, WRITE, UNLOCK):
+        assert opened.error(c.TLOCK, 1, kind, 0, 0, 0, 1, longest + b"x") == errno.ENAMETOOLONG
+        assert opened.error(c.TGETLOCK, 1, kind, 0, 0, 1, longest + b"x") == errno.ENAMETOOLONG
+    assert len(export.calls) == calls
+    assert opened.call(c.TLOCK, 1, WRITE, 0, 0, 0, 1, longest) == c.LOCK_SUCCESS
+    assert opened.call(c.TGETLOCK, 1, WRITE, 0, 0, 1, longest)[0] == UNLOCK

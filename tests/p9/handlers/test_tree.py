@@ -294,3 +294,100 @@ def test_a_hundred_thousand_fids(peer: Peer) -> None:
     for fid in range(1, 100_000, 997):
         peer.walk(0, fid)
     assert peer.server.fids == 102
+
+
+# --- attaches and closes that are answered later ---
+
+
+def test_an_attach_may_be_answered_later(make_peer: Callable[..., Peer], export: Export) -> None:
+    peer = make_peer().version()
+    export.later.add("attach")
+    token = peer.send(c.TATTACH, 7, c.NOFID, b"", b"tree", 1234, tag=1)
+    assert peer.nbytes(token) is None
+    assert peer.error(c.TATTACH, 7, c.NOFID, b"", b"", 0, tag=2) == errno.EINVAL, "the number is taken"
+    assert peer.error(c.TGETATTR, 7, 0, tag=2) == errno.ENOENT
+    peer.finish()
+    assert peer.reply(token) == (c.RATTACH, (tuple(export.root.qid),))
+    peer.call(c.TMKDIR, 7, b"made", 0o755, 9)
+    assert export.calls[-1][-2:] == (1234, 9)
+
+
+@pytest.mark.parametrize("failing", ["attach", "statfs"])
+def test_a_late_root_that_fails_is_einval(make_peer: Callable[..., Peer], export: Export, failing: str) -> None:
+    export.failing[failing] = OSError(errno.EACCES, "no")
+    export.later.add("attach")
+    peer = make_peer().version()
+    token = peer.send(c.TATTACH, 0, c.NOFID, b"", b"", 0)
+    peer.finish()
+    assert peer.error_of(token) == errno.EINVAL
+    assert not export.nodes
+    export.failing.clear()
+    export.later.clear()
+    peer.attach()
+
+
+def test_a_flushed_attach_ends_without_an_answer(make_peer: Callable[..., Peer], export: Export) -> None:
+    peer = make_peer().version()
+    export.later.add("attach")
+    export.interruptible = True
+    token = peer.send(c.TATTACH, 0, c.NOFID, b"", b"", 0, tag=1)
+    peer.call(c.TFLUSH, 1, tag=2)
+    assert peer.nbytes(token) == 0
+    export.later.clear()
+    peer.attach()
+
+
+@pytest.mark.parametrize("end", ["reset", "version"])
+def test_an_attach_that_comes_too_late_gives_its_node_back(
+    make_peer: Callable[..., Peer], export: Export, end: str
+) -> None:
+    peer = make_peer().version()
+    export.later.add("attach")
+    peer.send(c.TATTACH, 0, c.NOFID, b"", b"", 0, tag=1)
+    if end == "reset":
+        peer.server.reset()
+    else:
+        peer.send(c.TVERSION, 8192, b"9P2000.L", tag=c.NOTAG)
+    peer.finish()
+    assert not export.nodes
+    assert (peer.server.fids, peer.server.busy) == (0, 0)
+
+
+@pytest.mark.parametrize("code", [0, errno.ENOSPC])
+def test_a_clunk_waits_for_the_end_of_its_close(peer: Peer, export: Export, code: int) -> None:
+    peer.open(1, b"file")
+    export.later.add("close_file")
+    token = peer.send(c.TCLUNK, 1, tag=1)
+    assert peer.nbytes(token) is None
+    peer.walk(0, 1)
+    peer.finish(error=OSError(code, "full") if code else None)
+    if code:
+        assert peer.error_of(token) == code
+    else:
+        assert peer.reply(token) == (c.RCLUNK, ())
+    peer.call(c.TGETATTR, 1, 0)
+    assert len(export.nodes) == 2
+
+
+@pytest.mark.parametrize("end", ["reset", "abandon", "version"])
+def test_nobody_waits_for_a_close_where_the_session_ends(peer: Peer, export: Export, end: str) -> None:
+    peer.open(1, b"file")
+    peer.open(2, b"file")
+    export.later.add("close_file")
+    peer.send(c.TCLUNK, 1, tag=1)
+    if end == "version":
+        peer.send(c.TVERSION, 8192, b"9P2000.L", tag=c.NOTAG)
+    else:
+        getattr(peer.server, end)()
+    while export.waiting:
+        peer.finish(error=OSError(errno.EIO, "late"))
+    assert peer.server.busy == 0
+    assert peer.server.fids == (2 if end == "abandon" else 0)
+    export.later.clear()
+
+
+def test_a_walk_with_more_qids_than_names_is_a_drivers_mistake(peer: Peer, export: Export) -> None:
+    walk = export.walk
+    export.walk = lambda node, _names: walk(node, [b"folder", b".."])
+    assert peer.error(c.TWALK, 0, 1, (b"file",)) == errno.EIO
+    assert peer.server.fids == 1
