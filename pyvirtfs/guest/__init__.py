@@ -21,6 +21,7 @@ from pyvirtfs.guest.files import GuestPath
 from pyvirtfs.guest.interrupts import Interrupts
 from pyvirtfs.guest.machine import DirectMachine, Machine
 from pyvirtfs.guest.mount import Mount, mount
+from pyvirtfs.guest.paths import PureGuestPath
 from pyvirtfs.guest.probe import FoundFunction, Windows, probe
 from pyvirtfs.guest.session import Sent, Session
 from pyvirtfs.guest.split_ring import SplitRing
@@ -50,6 +51,7 @@ __all__ = [
     "Interrupts",
     "Machine",
     "Mount",
+    "PureGuestPath",
     "Queue",
     "Request",
     "Sent",

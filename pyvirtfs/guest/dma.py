@@ -124,6 +124,7 @@ class DmaAllocator:
         self.memory = memory
         self._free: list[Range] = []  # sorted, never adjoining
         self.pages_in_use = 0
+        """Pages that were handed out and not taken back."""
         for region in memory.regions:
             first = -(-max(region.address, start) // PAGE) * PAGE
             last = (region.address + region.nbytes if end is None else min(region.address + region.nbytes, end)) // PAGE
@@ -139,7 +140,7 @@ class DmaAllocator:
         return buffer
 
     def allocate_scattered(self, nbytes: int, *, offset: int = 0) -> DmaBuffer:
-        """`nbytes` of RAM in pages that do not adjoin, as a process's memory; begins `offset` into its first page."""
+        """`nbytes` of RAM, not zeroed, in pages that do not adjoin; begins `offset` bytes into its first page."""
         count = max(1, -(-(offset + nbytes) // PAGE))
         start = self._take((2 * count - 1) * PAGE)
         for i in range(count - 1):

@@ -33,14 +33,16 @@ class GuestFile(io.RawIOBase):
         fid: An open fid; the file owns it.
         flags: os.O_* flags that it was opened with.
         name: Its path, for messages and the `name` attribute.
+        is_directory: Whether it is a folder.
     """
 
-    def __init__(self, mount: Mount, fid: int, flags: int, name: str) -> None:
+    def __init__(self, mount: Mount, fid: int, flags: int, name: str, *, is_directory: bool = False) -> None:
         super().__init__()
         self.mount = mount
         self.fid = fid
         self.flags = flags
         self.name = name
+        self.is_directory = is_directory
         self._client = mount.session.client
         self._run = mount.session.run
         self._position = 0

@@ -9,8 +9,8 @@ import contextlib
 import errno
 import os
 import stat
-from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, NoReturn, Self
+from collections.abc import Iterable, Iterator, Sequence
+from typing import TYPE_CHECKING, NamedTuple, NoReturn, Self
 
 from pyvirtfs.errors import DeviceError
 from pyvirtfs.guest.channel import Channel
@@ -22,9 +22,25 @@ from pyvirtfs.p9.results import Attributes
 
 if TYPE_CHECKING:
     from pyvirtfs.guest.files import GuestPath
+    from pyvirtfs.guest.paths import Segment
 
 MAX_LINKS = 40
 """Symbolic links in one path, as on Linux."""
+
+
+class LookedUp(NamedTuple):
+    """How far a path exists."""
+
+    fid: int
+    """A new fid for what the names that exist lead to: the whole path's if there is no error."""
+    names: tuple[bytes, ...]
+    """How that is reached from the root without symbolic links and ``..``."""
+    kind: int
+    """What that is: the type of its qid, QT_*."""
+    missing: tuple[bytes, ...]
+    """The names from there on that could not be walked; empty if there is no error."""
+    error: OSError | None
+    """Why they could not."""
 
 
 class Mount:
@@ -73,11 +89,11 @@ class Mount:
         """The root folder of the export."""
         return self.path()
 
-    def path(self, *parts: str | bytes) -> GuestPath:
+    def path(self, *segments: Segment) -> GuestPath:
         """A path below the root, from strings or bytes with slashes between names."""
         from pyvirtfs.guest.files import GuestPath  # noqa: PLC0415 (paths know mounts, mounts make paths)
 
-        return GuestPath(self, *parts)
+        return GuestPath(self, *segments)
 
     def as_user(self, uid: int, *, gid: int | None = None, umask: int | None = None) -> Mount:
         """The same export as another user sees it: a further attach. Raises OSError."""
@@ -107,53 +123,105 @@ class Mount:
     # --- from names to fids ---
 
     @contextlib.contextmanager
-    def fid(self, names: Sequence[bytes], *, follow: bool = True) -> Iterator[int]:
+    def fid(self, names: Sequence[bytes], *, follow: bool = True, directory: bool = False) -> Iterator[int]:
         """A fid for a path, clunked at the end. Raises what `resolve` raises."""
-        fid = self.resolve(names, follow=follow)
+        fid = self.resolve(names, follow=follow, directory=directory)
         try:
             yield fid
         finally:
             self.session.clunk(fid)
 
-    def resolve(self, names: Sequence[bytes], *, follow: bool = True) -> int:
-        """A new fid for a path from the root; 9P servers follow no symbolic link, so the client does.
+    def resolve(self, names: Sequence[bytes], *, follow: bool = True, directory: bool = False) -> int:
+        """A new fid for a path from the root.
+
+        Args:
+            names: The names on the way.
+            follow: Whether a symbolic link at the very end is followed.
+            directory: Whether it must be a folder.
+
+        Raises:
+            OSError: ELOOP after 40 links, ENOTDIR if it must be a folder and is none, or what the server answers.
+            ValueError: A name holds a NUL.
+        """
+        found = self.look_up(names, follow=follow)
+        if found.error is None and (found.kind & c.QTDIR or not directory):
+            return found.fid
+        self.session.clunk(found.fid)
+        if found.error is None:
+            refuse(errno.ENOTDIR)
+        raise found.error
+
+    def look_up(self, names: Sequence[bytes], *, follow: bool = True) -> LookedUp:
+        """Walk a path from the root as far as it exists. 9P servers follow no symbolic link, so the client does.
 
         Args:
             names: The names on the way.
             follow: Whether a symbolic link at the very end is followed.
 
         Raises:
-            OSError: ENOENT, ENOTDIR, ELOOP, or what the server answers.
+            OSError: What the server answers when a link is read.
+            ValueError: A name holds a NUL.
         """
+        if any(b"\0" in name for name in names):
+            raise ValueError("embedded null byte")
         session, pending = self.session, list(names)
-        at, links = self.root_fid, 0
+        at, kind, links = self.root_fid, c.QTDIR, 0
+        real: list[bytes] = []
+        error: OSError | None = None
         try:
             while pending:
                 step = pending[: c.MAX_WALK_NAMES]
-                end = len(step) == len(pending)
-                fid, qids = session.try_walk(at, step)
-                last = len(step) - 1
+                try:
+                    fid, qids = session.try_walk(at, step)
+                except OSError as refused:
+                    error = refused
+                    break
                 link = next(
-                    (i for i, qid in enumerate(qids) if qid.is_symlink and (follow or not end or i < last)), None
+                    (i for i, qid in enumerate(qids) if qid.is_symlink and (follow or i + 1 < len(pending))), None
                 )
-                if link is None and len(qids) == len(step):
+                if link is None:
+                    if len(qids) < len(step):  # the next turn begins with the missing name, and learns what is wrong
+                        fid = session.walk(at, step[: len(qids)])
                     self._leave(at)
-                    at, pending = fid, pending[len(step) :]
+                    at, kind, pending = fid, qids[-1].type, pending[len(qids) :]
+                    _descend(real, step[: len(qids)])
                     continue
                 if len(qids) == len(step):
                     session.clunk(fid)
-                if link is None:
-                    _fail(errno.ENOENT if qids[-1].is_directory else errno.ENOTDIR)
                 links += 1
                 if links > MAX_LINKS:
-                    _fail(errno.ELOOP)
+                    error = OSError(errno.ELOOP, os.strerror(errno.ELOOP))
+                    break
                 target, folder = self._read_link_on_the_way(at, step[:link], step[link])
                 self._leave(at)
-                at, pending = folder, [*split_names(target), *pending[link + 1 :]]
+                at, kind, pending = folder, c.QTDIR, [*split_names(target), *pending[link + 1 :]]
+                _descend(real, step[:link])
+                if target.startswith(b"/"):
+                    real.clear()
+            fid = session.walk(at) if at == self.root_fid else at
         except BaseException:
             self._leave(at)
             raise
-        return session.walk(at) if at == self.root_fid else at
+        return LookedUp(fid, tuple(real), kind, tuple(pending), error)
+
+    def real_names(self, names: Sequence[bytes], *, strict: bool) -> tuple[bytes, ...]:
+        """The names of a path without symbolic links and ``..``.
+
+        Args:
+            names: The names on the way.
+            strict: Whether all of it must exist; otherwise what does not is appended as it is.
+
+        Raises:
+            OSError: ELOOP after 40 links; if `strict`, what `resolve` raises.
+            ValueError: A name holds a NUL.
+        """
+        found = self.look_up(names)
+        self.session.clunk(found.fid)
+        if found.error is not None and (strict or found.error.errno == errno.ELOOP):
+            raise found.error
+        real = list(found.names)
+        _descend(real, found.missing)
+        return tuple(real)
 
     def _leave(self, fid: int) -> None:
         if fid != self.root_fid:
@@ -230,14 +298,24 @@ def mount(
         OSError: EBUSY if it is mounted already, EREMOTEIO if the server does not speak 9P2000.L, or what it answers.
     """
     if channel.in_use:
-        _fail(errno.EBUSY)
+        refuse(errno.EBUSY)
     mounted = Mount(Session(channel, msize=msize), uid=uid, gid=gid, umask=umask)
     channel.in_use = True
     return mounted
 
 
-def _fail(number: int) -> NoReturn:
+def refuse(number: int) -> NoReturn:
+    """Raise the OSError of an errno."""
     raise OSError(number, os.strerror(number))
+
+
+def _descend(real: list[bytes], names: Iterable[bytes]) -> None:
+    """Go on from a path by names that are no symbolic links; the root's parent is the root."""
+    for name in names:
+        if name != b"..":
+            real.append(name)
+        elif real:
+            real.pop()
 
 
 def split_names(path: bytes) -> list[bytes]:

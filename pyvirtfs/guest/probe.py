@@ -8,6 +8,7 @@ walks the capability list. It trusts nothing: a list that runs in circles, or a 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import partial
 from typing import Any, NamedTuple
 
 from pyvirtfs.errors import DeviceError
@@ -129,6 +130,10 @@ class FoundFunction:
     def bar_write(self, bar: int, offset: int, size: int, value: int) -> None:
         """Write `size` bytes of a BAR."""
         self.bus.bar_write(self.slot, self.bars[bar], offset, size, value)
+
+    def bar_registers(self, bar: int, declaration: Any, offset: int) -> Registers:
+        """A block of registers in a BAR, by the construct Struct that declares it."""
+        return Registers(declaration, partial(self.bar_read, bar), partial(self.bar_write, bar), offset)
 
     def set_command(self, bits: int, *, clear: int = 0) -> None:
         """Set and clear bits of the command register."""

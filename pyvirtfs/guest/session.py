@@ -151,12 +151,18 @@ class Session:
         return newfid
 
     def try_walk(self, fid: int, names: Sequence[bytes]) -> tuple[int, tuple[Qid, ...]]:
-        """Walk up to 16 names; returns a new fid and a qid per name that was found. OSError if the first was not.
+        """Walk up to 16 names; returns a new fid and a qid per name that was found.
 
         If not all names were found, the fid means nothing and is not in use.
+
+        Raises:
+            OSError: The first name was not found.
+            DeviceError: Likewise, but the server does not say so.
         """
         call = self.client.walk(fid, names)
         qids = self.run(call)
+        if names and not qids:
+            raise DeviceError("Rwalk: no name was found, and no error is told (walk(5))")
         return call.fid, qids
 
     def clunk(self, fid: int) -> None:

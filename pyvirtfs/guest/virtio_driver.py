@@ -151,14 +151,7 @@ class VirtioPciDriver:
         self.queues: dict[int, Queue[object]] = {}
         self.on_config_change: Callable[[], None] | None = None
         common = function.structure(layout.CFG_COMMON)
-
-        def read(offset: int, size: int) -> int:
-            return function.bar_read(common.bar, offset, size)
-
-        def write(offset: int, size: int, value: int) -> None:
-            function.bar_write(common.bar, offset, size, value)
-
-        self.common = Registers(layout.CommonConfig, read, write, common.offset)
+        self.common = function.bar_registers(common.bar, layout.CommonConfig, common.offset)
         """The common configuration structure, by field name."""
         self._notify = function.structure(layout.CFG_NOTIFY)
         self._isr = function.structure(layout.CFG_ISR)
@@ -185,11 +178,7 @@ class VirtioPciDriver:
     def reset(self) -> None:
         """Reset the device and wait until it has; forgets queues and interrupts. DeviceError if it takes too long."""
         self.common.write("device_status", 0)
-        deadline = time.monotonic() + RESET_TIMEOUT
-        while self.status != 0:
-            if time.monotonic() > deadline:
-                raise DeviceError("the device does not finish its reset")
-            time.sleep(0.001)
+        _wait_for_reset(lambda: self.status == 0, "the device")
         self._release_interrupts()
         for queue in self.queues.values():
             queue.ring.release()
@@ -253,13 +242,16 @@ class VirtioPciDriver:
             size: Descriptors; None for as many as the device offers.
 
         Raises:
-            DeviceError: If there is no such queue, or the device refuses its vector.
+            DeviceError: If there is no such queue, its doorbell is out of place, or the device refuses its vector.
         """
         common = self.common
         common.write("queue_select", index)
         offered = common.read("queue_size")
         if offered == 0 or common.read("queue_enable"):
             raise DeviceError(f"queue {index} does not exist or is in use")
+        notify_offset = self._notify.offset + common.read("queue_notify_off") * self._notify.multiplier
+        if notify_offset + 2 > self._notify.offset + self._notify.nbytes:
+            raise DeviceError(f"the doorbell of queue {index} lies outside of the notification structure")
         if size is not None:
             common.write("queue_size", size)
         ring: SplitRing[T] = SplitRing(
@@ -271,17 +263,14 @@ class VirtioPciDriver:
         common.write("queue_desc", ring.descriptor_address)
         common.write("queue_driver", ring.available_address)
         common.write("queue_device", ring.used_address)
-        notify_offset = self._notify.offset + common.read("queue_notify_off") * self._notify.multiplier
-        if notify_offset + 2 > self._notify.offset + self._notify.nbytes:
-            raise DeviceError(f"the doorbell of queue {index} lies outside of the notification structure")
         queue = Queue(self, index, ring, (self._notify.bar, notify_offset), layout.NO_VECTOR)
+        self.queues[index] = queue  # type: ignore[assignment]  # of some token type; from here on a reset frees the ring
         if self.use_msix:
             queue.vector = self._connect(1 + index, queue.interrupt)
             common.write("queue_msix_vector", queue.vector)
             if common.read("queue_msix_vector") != queue.vector:
                 raise DeviceError(f"the device refuses vector {queue.vector} for queue {index}")
         common.write("queue_enable", 1)
-        self.queues[index] = queue  # type: ignore[assignment]  # of some token type
         return queue
 
     def reset_queue(self, index: int) -> list[object]:
@@ -293,11 +282,9 @@ class VirtioPciDriver:
             raise DeviceError("RING_RESET was not negotiated")
         self.common.write("queue_select", index)
         self.common.write("queue_reset", 1)
-        deadline = time.monotonic() + RESET_TIMEOUT
-        while self.common.read("queue_reset") or self.common.read("queue_enable"):
-            if time.monotonic() > deadline:
-                raise DeviceError(f"queue {index} does not finish its reset")
-            time.sleep(0.001)
+        _wait_for_reset(
+            lambda: not self.common.read("queue_reset") and not self.common.read("queue_enable"), f"queue {index}"
+        )
         queue = self.queues.pop(index)
         if queue.vector in self._vectors:
             self._vectors[queue.vector].handlers.remove(queue.interrupt)
@@ -358,18 +345,11 @@ class VirtioPciDriver:
         return number
 
     def _msix_entry(self, vector: int) -> Registers:
-        msix, function = self.function.msix, self.function
+        msix = self.function.msix
         if msix is None:
             raise DeviceError("the function has no MSI-X")
-        bar = msix.table_bar
-
-        def read(offset: int, size: int) -> int:
-            return function.bar_read(bar, offset, size)
-
-        def write(offset: int, size: int, value: int) -> None:
-            function.bar_write(bar, offset, size, value)
-
-        return Registers(pci.MSIX_ENTRY, read, write, msix.table_offset + vector * pci.MSIX_ENTRY_NBYTES)
+        offset = msix.table_offset + vector * pci.MSIX_ENTRY_NBYTES
+        return self.function.bar_registers(msix.table_bar, pci.MSIX_ENTRY, offset)
 
     def _release_interrupts(self) -> None:
         if self._intx in self.line.handlers:
@@ -391,3 +371,11 @@ class VirtioPciDriver:
         self.counters.config_interrupts += 1
         if self.on_config_change is not None:
             self.on_config_change()
+
+
+def _wait_for_reset(is_done: Callable[[], bool], what: str) -> None:
+    deadline = time.monotonic() + RESET_TIMEOUT
+    while not is_done():
+        if time.monotonic() > deadline:
+            raise DeviceError(f"{what} does not finish its reset")
+        time.sleep(0.001)

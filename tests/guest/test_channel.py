@@ -27,7 +27,7 @@ def chains_of(both: Pair) -> list[tuple[list[tuple[int, int]], list[tuple[int, i
         found.append((list(readable), list(writable)))
         return add(readable, writable, token)
 
-    both.channel.queue.add = record  # type: ignore[method-assign]
+    both.channel.queue.add = record  # type: ignore[method-assign]  # a spy
     return found
 
 

@@ -10,6 +10,7 @@ import pytest
 from pyvirtfs.errors import DeviceError
 from pyvirtfs.guest import Mount
 from pyvirtfs.guest.mount import split_names
+from pyvirtfs.p9 import constants as c
 from pyvirtfs.testing import Pair, pair
 
 
@@ -108,6 +109,32 @@ def test_errors_on_the_way_leave_no_fid(both: Pair, export: Path, names: list[by
         both.mount.resolve(names)
     assert caught.value.errno == number
     assert both.session.client.fids == {both.mount.root_fid}
+
+
+def test_looking_up_goes_as_far_as_it_can(both: Pair, export: Path) -> None:
+    (export / "folder" / "below").mkdir(parents=True)
+    (export / "link").symlink_to("folder/below/../below")
+    found = both.mount.look_up([b"link", b"..", b"none", b"x"])
+    assert (found.names, found.missing, found.kind) == ((b"folder",), (b"none", b"x"), c.QTDIR)
+    assert isinstance(found.error, FileNotFoundError)
+    assert both.mount.getattr(found.fid).qid.is_directory
+    both.session.clunk(found.fid)
+    found = both.mount.look_up([b"link"], follow=False)
+    assert (found.names, found.missing, found.kind, found.error) == ((b"link",), (), c.QTSYMLINK, None)
+    both.session.clunk(found.fid)
+    with pytest.raises(NotADirectoryError):
+        both.mount.resolve([b"file"], directory=True)
+    with pytest.raises(ValueError, match="null"):
+        both.mount.resolve([b"a", b"\0"])
+    assert both.session.client.fids == {both.mount.root_fid}
+
+
+def test_the_servers_errno_is_the_one_reported(both: Pair, export: Path) -> None:
+    """A walk that ends on the way tells none."""
+    (export / "folder").mkdir()
+    with pytest.raises(OSError, match="too long") as caught:
+        both.mount.resolve([b"folder", b"x" * 256])
+    assert caught.value.errno == errno.ENAMETOOLONG
 
 
 def test_the_root_must_be_a_folder(both: Pair, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -82,3 +82,9 @@ def test_replies_that_cannot_be(both: Pair, change: tuple[int, str, int], proble
     struct.pack_into(form, sent.request.reply_buffer.view, offset, value)
     with pytest.raises(DeviceError, match=problem):
         both.session.finish(sent)
+
+
+def test_a_walk_that_finds_nothing_must_fail(both: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(both.session, "run", lambda _: ())
+    with pytest.raises(DeviceError, match="no name was found"):
+        both.session.try_walk(both.mount.root_fid, [b"file"])

@@ -89,6 +89,17 @@ def test_queue_registers_that_cannot_be(
         driver.set_up_queue(0)
 
 
+def test_a_set_up_that_fails_keeps_no_memory(bench: Bench, driver: VirtioPciDriver) -> None:
+    driver.negotiate()
+    driver.enable_interrupts()
+    before = driver.dma.pages_in_use
+    bench.lies["queue_msix_vector"] = lambda _: 0xFFFF
+    with pytest.raises(DeviceError, match="refuses vector"):
+        driver.set_up_queue(0)
+    driver.reset()
+    assert driver.dma.pages_in_use == before
+
+
 def test_a_refused_config_vector(bench: Bench, driver: VirtioPciDriver) -> None:
     driver.negotiate(1)
     bench.lies["config_msix_vector"] = lambda _: 0xFFFF
