@@ -1,4 +1,4 @@
-"""The layers of docs/architecture.md: imports point one way, and a module holds one thing of a readable size."""
+"""The shape of the source: imports point one way, modules are of a readable size, and each has its tests."""
 
 from __future__ import annotations
 
@@ -8,7 +8,10 @@ from pathlib import Path
 import pytest
 
 PACKAGE = Path(__file__).parents[1] / "pyvirtfs"
+ROOT = PACKAGE.parent
 MODULES = sorted(PACKAGE.rglob("*.py"))
+FOLDERS = ("pyvirtfs", "tests", "benchmarks", "examples")
+SOURCES = sorted(path for folder in FOLDERS for path in (ROOT / folder).rglob("*.py"))
 MAX_LINES = 600
 
 # What each layer may import of pyvirtfs, besides itself and `errors`.
@@ -41,6 +44,16 @@ GUEST_SEES = {
     "pyvirtfs.pci.layout",
     "pyvirtfs.virtio.features",
     "pyvirtfs.virtio.layout",
+}
+# Two modules of the device side hold more than declarations: what the guest may take from them, and where.
+GUEST_TAKES = {
+    ("pyvirtfs.virtio9p", "channel.py"): {"Config"},
+    ("pyvirtfs.pci", "machine.py"): {"HostBridge", "PciFunction"},
+}
+WITHOUT_TESTS = {
+    "__main__.py": "two lines, which every test runs that starts `python -m pyvirtfs`",
+    "_version.py": "one number",
+    "syscalls/_libc.py": "generated; test_declarations generates it again and compares",
 }
 CLIENT_SEES = {f"pyvirtfs.p9.{name}" for name in ("call", "client", "constants", "frames", "messages", "results")}
 
@@ -76,6 +89,33 @@ def test_imports_point_one_way(path: Path) -> None:
         assert seen - {"pyvirtfs.errors"} <= CLIENT_SEES  # not the lowered codec: a second opinion
 
 
+def names_from(path: Path, module: str) -> set[str]:
+    """The names that a module imports from another one."""
+    nodes = [node for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.ImportFrom)]
+    return {alias.name for node in nodes if node.module == module for alias in node.names}
+
+
+@pytest.mark.parametrize("module", ["pyvirtfs.virtio9p", "pyvirtfs.pci"])
+@pytest.mark.parametrize("path", sorted((PACKAGE / "guest").glob("*.py")), ids=lambda path: path.name)
+def test_the_guest_imports_few_names_of_the_device_side(path: Path, module: str) -> None:
+    names = names_from(path, module) - {"layout"}  # which is a module, see GUEST_SEES
+    assert names <= GUEST_TAKES.get((module, path.name), set())
+    assert (module in imports(path)) is bool(names)  # not the module itself, with everything in it
+
+
 @pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_each_module_has_its_tests(path: Path) -> None:
+    where = path.relative_to(PACKAGE)
+    if where.name == "__init__.py" or str(where) in WITHOUT_TESTS:
+        return
+    assert (ROOT / "tests" / where.parent / f"test_{where.name.lstrip('_')}").is_file()
+
+
+@pytest.mark.parametrize("name", WITHOUT_TESTS)
+def test_modules_without_tests_exist(name: str) -> None:
+    assert (PACKAGE / name).is_file()
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=lambda path: str(path.relative_to(ROOT)))
 def test_modules_are_of_a_readable_size(path: Path) -> None:
     assert len(path.read_text().splitlines()) <= MAX_LINES

@@ -106,7 +106,7 @@ def test_tattach(stack: Pair, session: Session, export: Path) -> None:
 
 
 def test_tflush(session: Session) -> None:
-    session.call("Tflush", oldtag=12345)  # of nothing: answered all the same
+    assert session.call("Tflush", oldtag=12345) == {}  # of nothing: answered all the same, with an Rflush
 
 
 def test_twalk(stack: Pair, session: Session, export: Path) -> None:
@@ -218,11 +218,17 @@ def test_treaddir(stack: Pair, session: Session, export: Path) -> None:
             session.run(session.client.readdir(fid, 0, 24))
 
 
-def test_tfsync(stack: Pair, session: Session) -> None:
+def test_tfsync(stack: Pair, session: Session, export: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    synced: list[tuple[str, bool]] = []
+    inode = (export / "file").stat().st_ino
+    for name in ("fsync", "fdatasync"):
+        spy = lambda fd, name=name: synced.append((name, os.fstat(fd).st_ino == inode))  # noqa: E731 - two of a kind
+        monkeypatch.setattr(os, name, spy)
     with walked(stack, b"file") as fid:
         session.run(session.client.lopen(fid, c.DOTL_RDWR))
-        session.run(session.client.fsync(fid))
+        assert session.call("Tfsync", fid=fid, datasync=0) == {}
         session.run(session.client.fsync(fid, datasync=True))
+    assert synced == [("fsync", True), ("fdatasync", True)]
 
 
 # --- locks ---
