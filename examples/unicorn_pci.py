@@ -9,6 +9,7 @@ tag. RAM is the numpy array of `GuestMemory` itself: what the processor stores, 
 
 from __future__ import annotations
 
+import argparse
 import sys
 import tempfile
 
@@ -16,6 +17,7 @@ from unicorn import UC_ARCH_X86, UC_HOOK_INSN, UC_MODE_64, UC_PROT_ALL, Uc
 from unicorn.x86_const import UC_X86_INS_IN, UC_X86_INS_OUT, UC_X86_REG_RSP
 
 from pyvirtfs import GuestMemory, Virtio9pPci
+from pyvirtfs.errors import ConfigError
 from pyvirtfs.pci import BarKind, HostBridge, PciFunction
 
 RAM_NBYTES = 16 << 20
@@ -84,19 +86,35 @@ class Machine:
             self.cpu.mmio_map(new, bar.nbytes, read, None, write, None)
 
 
-def main() -> None:
-    """Boot the guest on a machine whose device offers an empty folder as TAG, and show what it printed."""
-    mount_tag = sys.argv[1] if len(sys.argv) > 1 else "test_mount"
+def boot(mount_tag: str) -> bytes:
+    """Boot the guest on a machine whose device offers an empty folder as `mount_tag`; what it printed.
+
+    Raises:
+        ConfigError: There cannot be such a tag.
+    """
     memory = GuestMemory.anonymous(RAM_NBYTES)
     machine = Machine(memory)
     with tempfile.TemporaryDirectory() as folder:
-        export = f"local,path={folder},security_model=none"
+        export = f"local,path={folder.replace(',', ',,')},security_model=none"
         with Virtio9pPci(export, mount_tag=mount_tag, memory=memory) as device:
             machine.bridge.plug(device, SLOT)
             memory.write(LOAD_ADDRESS, GUEST)
             machine.run(LOAD_ADDRESS)
-    sys.stdout.buffer.write(machine.serial)
+    return bytes(machine.serial)
+
+
+def main() -> int:
+    """Read the command line, boot, and show what the guest printed; the exit status."""
+    parser = argparse.ArgumentParser(description="Boot a guest that finds a VirtFS device and prints its mount tag.")
+    parser.add_argument("tag", nargs="?", default="test_mount", help="the mount tag, 1 to 31 bytes (%(default)s)")
+    try:
+        printed = boot(parser.parse_args().tag)
+    except ConfigError as error:
+        print(f"unicorn_pci: {error}", file=sys.stderr)
+        return 2
+    sys.stdout.buffer.write(printed)
+    return 0
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

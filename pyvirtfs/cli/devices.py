@@ -1,8 +1,9 @@
-"""QEMU's own strings on our command lines: `-virtfs`, `-fsdev` and `-device`, and QEMU's help on devices."""
+"""QEMU's own strings on our command lines: `-virtfs`, `-fsdev` and `-device`, and what ``help`` in them lists."""
 
 from __future__ import annotations
 
 import contextlib
+import importlib
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -12,7 +13,7 @@ import click
 
 from pyvirtfs.cli.properties import COMMON, PROPERTIES, Value
 from pyvirtfs.errors import ConfigError
-from pyvirtfs.fsdev.options import FsdevOptions, parse_device, parse_fsdev, parse_virtfs
+from pyvirtfs.fsdev.options import FsdevOptions, parse_device, parse_fsdev, parse_pairs, parse_virtfs
 
 if TYPE_CHECKING:
     from pyvirtfs.memory import GuestMemory
@@ -30,6 +31,8 @@ KNOWN_ELSEWHERE = ("virtio-9p-pci-transitional", "virtio-9p-device", "virtio-9p-
 """Devices of QEMU that are not available here."""
 
 _ARGUMENTS = ("event_idx", "indirect_desc", "queue_reset", "vectors")
+
+EXAMPLE = "-virtfs local,path=.,mount_tag=here,security_model=none"
 
 FIRST_SLOT = 6
 LAST_SLOT = 31
@@ -86,14 +89,39 @@ class DeviceCommand(click.Command):
 
 
 def device_options(command: CommandT) -> CommandT:
-    """Add the three options to a command; it gets `virtfs`, `fsdev` and `device`, tuples of strings."""
+    """Add the three options to a command; it gets `virtfs`, `fsdev` and `device`, tuples of strings.
+
+    With two dashes they are the same, as QEMU has it. A fourth one, `--import`, does its work itself.
+    """
+    command = click.option(
+        "--import",
+        "modules",
+        metavar="MODULE",
+        multiple=True,
+        expose_value=False,
+        callback=_import_modules,
+        help="Import a Python module first, which registers a driver of its own (pyvirtfs.fsdev.register).",
+    )(command)
     for name, metavar, text in (
-        ("device", "DEVICE,fsdev=ID,mount_tag=TAG[,...]", "A device; 'help' and 'DEVICE,help' list."),
-        ("fsdev", "DRIVER,id=ID[,...]", "An export for a -device."),
-        ("virtfs", "DRIVER,mount_tag=TAG[,...]", "An export and its device in one."),
+        ("device", "DEVICE,fsdev=ID,mount_tag=TAG[,...]", "A device. 'help' and 'DEVICE,help' list."),
+        ("fsdev", "DRIVER,id=ID[,...]", "An export for a -device. 'help' and 'DRIVER,help' list."),
+        (
+            "virtfs",
+            "DRIVER,mount_tag=TAG[,...]",
+            "An export and its device in one. A comma inside a value is written twice: path=/a,,b.",
+        ),
     ):
-        command = click.option(f"-{name}", name, metavar=metavar, multiple=True, help=f"{text} As QEMU's.")(command)
+        option = click.option(f"-{name}", f"--{name}", name, metavar=metavar, multiple=True, help=f"{text} As QEMU's.")
+        command = option(command)
     return command
+
+
+def _import_modules(_ctx: click.Context, _parameter: click.Parameter, names: tuple[str, ...]) -> None:
+    for name in names:
+        try:
+            importlib.import_module(name)
+        except ImportError as error:
+            raise ConfigError("--import", f"{name!r} cannot be imported: {error}") from None
 
 
 def devices_from(virtfs: Sequence[str], fsdev: Sequence[str], device: Sequence[str]) -> list[DeviceSettings]:
@@ -104,7 +132,7 @@ def devices_from(virtfs: Sequence[str], fsdev: Sequence[str], device: Sequence[s
     Raises:
         ConfigError: A string is wrong, or a `-device` and a `-fsdev` do not find each other.
     """
-    answer = _help(device)
+    answer = _help(virtfs, fsdev, device)
     if answer is not None:
         click.echo(answer)
         raise click.exceptions.Exit(0)
@@ -112,10 +140,10 @@ def devices_from(virtfs: Sequence[str], fsdev: Sequence[str], device: Sequence[s
     wanted: list[dict[str, Value]] = []
     for text in virtfs:
         both = parse_virtfs(text)
-        _add(exports, both.fsdev)
+        _add(exports, both.fsdev, "-virtfs")
         wanted.append({"fsdev": both.fsdev.id or both.mount_tag, "mount_tag": both.mount_tag})
     for text in fsdev:
-        _add(exports, parse_fsdev(text, id_required=True))
+        _add(exports, parse_fsdev(text, id_required=True), "-fsdev")
     wanted.extend(_properties(text) for text in device)
     slots = set(range(FIRST_SLOT, LAST_SLOT + 1)) - {
         _address(properties)[0] for properties in wanted if "addr" in properties
@@ -138,9 +166,11 @@ def only_device(virtfs: Sequence[str], fsdev: Sequence[str], device: Sequence[st
         ConfigError: As `devices_from`, or there is none, or more than one.
     """
     settings = devices_from(virtfs, fsdev, device)
-    if len(settings) != 1:
-        problem = "is missing" if not settings else f"one device is enough, not {len(settings)}"
-        raise ConfigError("-virtfs", f"{problem}: -virtfs local,path=DIR,mount_tag=TAG,security_model=none")
+    if not settings:
+        raise ConfigError("-virtfs", f"say which folder is to be mounted, for example {EXAMPLE}")
+    if len(settings) > 1:
+        written = " and ".join(name for name, texts in (("-virtfs", virtfs), ("-device", device)) if texts)
+        raise ConfigError(written, f"there are {len(settings)} devices, and this command takes one: leave the rest out")
     return settings[0]
 
 
@@ -154,14 +184,55 @@ def property_list(name: str) -> str:
     return "\n".join([f"{name} options:", *(known.help() for known in PROPERTIES if _belongs(known.name, name))])
 
 
-def _help(device: Sequence[str]) -> str | None:
+def driver_list() -> str:
+    """What ``-fsdev help`` and ``-virtfs help`` print."""
+    from pyvirtfs.fsdev import registry
+
+    lines = ["Drivers:"]
+    for name in registry.names():
+        try:
+            summary = registry.lookup(name).summary
+        except ConfigError as error:  # another package's, and broken
+            summary = error.problem
+        lines.append(f"  {name:<10} {summary}".rstrip())
+    return "\n".join(lines)
+
+
+def option_list(name: str) -> str:
+    """What ``-fsdev NAME,help`` and ``-virtfs NAME,help`` print. ConfigError if there is no such driver."""
+    from pyvirtfs.fsdev import registry
+
+    return "\n".join([f"{name} options:", *(f"  {line}" for line in registry.lookup(name).options.describe())])
+
+
+_HELP = {"help", "?"}
+
+
+def _help(virtfs: Sequence[str], fsdev: Sequence[str], device: Sequence[str]) -> str | None:
+    for option, texts in (("-virtfs", virtfs), ("-fsdev", fsdev)):
+        for text in texts:
+            pairs = parse_pairs(text, "fsdriver", option=option)
+            if pairs.get("fsdriver") in _HELP:
+                return driver_list()
+            if not _HELP.isdisjoint(pairs) and "fsdriver" in pairs:
+                with _blaming(option):
+                    return option_list(pairs["fsdriver"])
     for text in device:
-        if text in {"help", "?"}:
+        if text in _HELP:
             return device_list()
         options = parse_device(text)
-        if "help" in options.properties or "?" in options.properties:
+        if not _HELP.isdisjoint(options.properties):
             return property_list(_device_name(options.driver))
     return None
+
+
+@contextlib.contextmanager
+def _blaming(option: str) -> Iterator[None]:
+    """A ConfigError from within names the option that the person has written."""
+    try:
+        yield
+    except ConfigError as error:
+        raise ConfigError(option, error.problem, error.choices) from None
 
 
 def _device_name(name: str) -> str:
@@ -189,12 +260,16 @@ def _properties(text: str) -> dict[str, Value]:
         values[key] = known[key].parse(written)
         known[key].check(values[key])
     for key in ("fsdev", "mount_tag"):
-        if not values.get(key):
+        if key not in values:
             raise ConfigError(key, f"{name} needs it")
     return values
 
 
-def _add(exports: dict[str, FsdevOptions], export: FsdevOptions) -> None:
+def _add(exports: dict[str, FsdevOptions], export: FsdevOptions, option: str) -> None:
+    from pyvirtfs.fsdev import registry
+
+    with _blaming(option):
+        registry.lookup(export.driver)
     identifier = export.id or ""
     if identifier in exports:
         raise ConfigError("id", f"two exports have the id {identifier!r}")

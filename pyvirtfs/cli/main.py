@@ -6,10 +6,12 @@ on, as when the output goes to `head`, it is 1 without a word.
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import os
 import sys
 from collections.abc import Sequence
+from typing import TextIO
 
 import click
 
@@ -91,6 +93,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Returns:
         The exit status.
     """
+    if sys.stdout is None:
+        return _fail("the standard output is closed", 1)
+    status = _run(arguments)
+    for stream in (sys.stdout, sys.stderr):
+        if not _flushed(stream):  # the interpreter would try again when it ends, and say so in words of its own
+            status = status or 1
+            os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+    return status
+
+
+def _run(arguments: Sequence[str] | None) -> int:
+    """The exit status of the command; one line tells what went wrong."""
     try:
         status = cli.main(args=arguments, prog_name="pyvirtfs", standalone_mode=False)
         sys.stdout.flush()
@@ -103,16 +117,26 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (click.Abort, KeyboardInterrupt):
         return 130
     except BrokenPipeError:
-        # click and rich end with SystemExit(1) if this happens while they write; here it was the last flush. What
-        # is still buffered must not raise again when the interpreter ends.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        # click and rich end with SystemExit(1) if this happens while they write; here it was the last flush.
         return 1
     except OSError as error:
-        where = f"{os.fsdecode(error.filename)}: " if error.filename is not None else ""
+        where = "" if _flushed(sys.stdout) else "standard output: "
+        if error.filename is not None:
+            where = f"{os.fsdecode(error.filename)}: "
         return _fail(f"{where}{error.strerror or error}", 1)
     except DeviceError as error:
         return _fail(str(error), 1)
     return status if isinstance(status, int) else 0
+
+
+def _flushed(stream: TextIO | None) -> bool:
+    """Whether everything that was printed has left; there is nothing left of a stream that was closed."""
+    try:
+        if stream is not None:
+            stream.flush()
+    except OSError:
+        return False
+    return True
 
 
 def _usage_line(error: click.UsageError) -> str:
@@ -124,7 +148,9 @@ def _usage_line(error: click.UsageError) -> str:
 
 
 def _fail(line: str, status: int) -> int:
-    print(f"pyvirtfs: {line}", file=sys.stderr)
+    if sys.stderr is not None:  # print would take the standard output instead
+        with contextlib.suppress(OSError):
+            print(f"pyvirtfs: {line}", file=sys.stderr)
     return status
 
 

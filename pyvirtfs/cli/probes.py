@@ -21,6 +21,9 @@ from typing import NamedTuple
 
 from pyvirtfs.errors import ConfigError
 
+_NOT_YET = "not used yet"
+"""The reason of what no part of pyvirtfs works with so far; missing it costs nothing."""
+
 
 class Finding(NamedTuple):
     """One thing that this machine has, or has not."""
@@ -61,7 +64,7 @@ def kernel() -> list[Finding]:
         attempt("/proc/self/fd", "reopens O_PATH descriptors; xattrs of any object", _proc, essential=True),
         attempt("getdents64", "folders are listed with stable cookies", _getdents, essential=True),
         attempt("OFD locks", "guest's byte-range locks hold against programs of the host", _ofd_locks),
-        attempt("file handles", "few descriptors for many fids (needs CAP_DAC_READ_SEARCH)", _file_handles),
+        attempt("file handles", f"{_NOT_YET}: could stand for open descriptors", _file_handles),
         attempt("memfd with seals", "guest RAM shared with another process", _memfd),
     ]
 
@@ -70,14 +73,14 @@ def _openat2() -> str:
     from pyvirtfs import syscalls
 
     resolve = syscalls.RESOLVE_BENEATH | syscalls.RESOLVE_NO_SYMLINKS
-    os.close(syscalls.openat2(syscalls.AT_FDCWD, b".", os.O_PATH | os.O_DIRECTORY, resolve=resolve))
+    os.close(syscalls.openat2(syscalls.AT_FDCWD, b"/", os.O_PATH | os.O_DIRECTORY, resolve=resolve))
     return "RESOLVE_BENEATH, RESOLVE_NO_SYMLINKS"
 
 
 def _statx() -> str:
     from pyvirtfs import syscalls
 
-    valid = syscalls.statx(syscalls.AT_FDCWD, b".", flags=0).mask
+    valid = syscalls.statx(syscalls.AT_FDCWD, b"/", flags=0).mask
     return "with birth time" if valid & syscalls.STATX_BTIME else "without birth time"
 
 
@@ -159,10 +162,10 @@ def limits() -> list[Finding]:
 _CAPABILITIES = {
     0: ("CAP_CHOWN", "security_model=passthrough sets owners"),
     1: ("CAP_DAC_OVERRIDE", "passthrough reaches files of every owner"),
-    2: ("CAP_DAC_READ_SEARCH", "file handles"),
+    2: ("CAP_DAC_READ_SEARCH", f"{_NOT_YET}: file handles"),
     3: ("CAP_FOWNER", "passthrough changes modes of files of every owner"),
     4: ("CAP_FSETID", "passthrough keeps set-id bits"),
-    21: ("CAP_SYS_ADMIN", "trusted.* attributes"),
+    21: ("CAP_SYS_ADMIN", f"{_NOT_YET}: trusted.* attributes"),
     27: ("CAP_MKNOD", "passthrough makes device nodes"),
 }
 """Number of capability.h: name, what it is for."""
@@ -179,7 +182,7 @@ def process() -> list[Finding]:
                     held = int(line.split()[1], 16)
     except OSError:
         held = -1 if uid == 0 else 0
-    model = "all security models" if uid == 0 else "security_model=none or mapped; passthrough needs root"
+    model = "passthrough needs the capabilities below, none does not"
     findings = [Finding("user", True, f"uid {uid}, gid {os.getegid()}", model)]
     for number, (name, reason) in _CAPABILITIES.items():
         present = bool(held >> number & 1)
@@ -221,11 +224,11 @@ def _attributes(file: str) -> list[Finding]:
         os.removexattr(file, name)
         return "set and removed"
 
-    own, trusted = "security_model=mapped-xattr; the guest's own attributes", "attributes of privileged guests"
+    acls = "passthrough: mount option posixacl in the guest"
     return [
-        attempt("user.* xattrs", own, lambda: attribute("user.pyvirtfs.doctor", b"1")),
-        attempt("trusted.* xattrs", f"{trusted} (needs CAP_SYS_ADMIN)", lambda: attribute("trusted.pyvirtfs", b"1")),
-        attempt("POSIX ACLs", "mount option posixacl in the guest", lambda: attribute("system.posix_acl_access", _ACL)),
+        attempt("user.* xattrs", "the guest's own attributes", lambda: attribute("user.pyvirtfs.doctor", b"1")),
+        attempt("POSIX ACLs", acls, lambda: attribute("system.posix_acl_access", _ACL)),
+        attempt("trusted.* xattrs", f"{_NOT_YET}: no guest gets them", lambda: attribute("trusted.pyvirtfs", b"1")),
     ]
 
 
@@ -274,16 +277,19 @@ def _packages() -> Iterator[Finding]:
             yield Finding(name, False, "not installed", reason, True)
 
 
+_COMPILER = f"{_NOT_YET}: all of pyvirtfs is Python"
+
+
 def _compiler() -> Finding:
     for name in filter(None, (os.environ.get("CC"), "cc", "gcc", "clang")):
         path = shutil.which(name)
         if path:
-            return Finding("C compiler", True, path, "optional: builds the fast path")
-    return Finding("C compiler", False, "no cc, gcc or clang in PATH", "optional: builds the fast path")
+            return Finding("C compiler", True, path, _COMPILER)
+    return Finding("C compiler", False, "no cc, gcc or clang in PATH", _COMPILER)
 
 
 def _qemu() -> Finding:
-    reason = "10.1 or newer runs this device in an unmodified QEMU (vfio-user)"
+    reason = f"{_NOT_YET}: takes foreign devices since 10.1 (vfio-user)"
     names = (f"qemu-system-{platform.machine()}", "qemu-system-x86_64", "qemu-system-aarch64")
     for name in names:
         found = _program(name, "--version", r"version (\d+\.\d+(?:\.\d+)?)", reason)

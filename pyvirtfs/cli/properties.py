@@ -12,6 +12,7 @@ from typing import NamedTuple, TypeAlias
 
 from pyvirtfs.errors import ConfigError
 from pyvirtfs.fsdev.options import parse_bool, parse_number
+from pyvirtfs.pci.layout import MSIX_MAX_VECTORS
 
 Value: TypeAlias = str | int | bool
 
@@ -29,6 +30,8 @@ class Property(NamedTuple):
     description: str = ""
     accepted: tuple[Value, ...] | None = None
     """None: honoured, whatever its value. Else the values, besides the default, that describe what the device does."""
+    most: int = 0xFFFFFFFF
+    """Of a number: how large it may be."""
 
     def parse(self, text: str) -> Value:
         """The value of its textual form. Raises ConfigError that names property, text and choices."""
@@ -37,9 +40,8 @@ class Property(NamedTuple):
         if self.type == "OnOffAuto":
             return text if text == "auto" else "on" if parse_bool(self.name, text) else "off"
         if self.type == "uint32":
-            number = parse_number(self.name, text)
-            if number > 0xFFFFFFFF:
-                raise ConfigError(self.name, f"{text!r} does not fit into 32 bits")
+            if text[:1] == "-" or (number := parse_number(self.name, text)) > self.most:
+                raise ConfigError(self.name, f"{text!r} is not in the range 0 to {self.most}")
             return number
         return text  # also for the one int32, which is a slot address
 
@@ -47,7 +49,7 @@ class Property(NamedTuple):
         """Raise ConfigError if the device would have to ignore this value."""
         if self.accepted is None or value == self.default or value in self.accepted:
             return
-        shown = [_text(known) for known in (self.default, *self.accepted) if known is not None]
+        shown = [_text(known) for known in (self.default, *self.accepted) if known not in {None, ""}]
         raise ConfigError(self.name, f"{_text(value)!r} is known to QEMU but not available here yet", shown)
 
     def help(self) -> str:
@@ -97,7 +99,7 @@ PROPERTIES: tuple[Property, ...] = (
     Property("romsize", "uint32", 0xFFFFFFFF, "", ()),
     Property("use-disabled-flag", "bool", True, "", ()),
     Property("use-started", "bool", True, "", ()),
-    Property("vectors", "uint32", 2, "MSI-X vectors, 0: no MSI-X"),
+    Property("vectors", "uint32", 2, "MSI-X vectors, 0: no MSI-X", most=MSIX_MAX_VECTORS),
     Property("virtio-pci-bus-master-bug-migration", "bool", False, _BOOL, ()),
     Property("x-ats-page-aligned", "bool", True, _BOOL, ()),
     Property("x-disable-legacy-check", "bool", False, "", ()),

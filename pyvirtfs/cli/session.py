@@ -38,19 +38,40 @@ class Guest:
 
         return self.machine.find(DEVICE_ID)
 
-    def bring_up(self) -> Channel:
-        """Negotiate with the device and set its queue up. DeviceError if it does not come up."""
-        from pyvirtfs.guest import Channel, VirtioPciDriver, progress_of
+    def bring_up(self, check: Callable[[], None] | None = None) -> Channel:
+        """Negotiate with the device and set its queue up.
+
+        Args:
+            check: Called before each message, other than those that tidy up; may raise KeyboardInterrupt.
+
+        Raises:
+            DeviceError: It does not come up.
+        """
+        from pyvirtfs.cli.interruption import InterruptibleChannel
+        from pyvirtfs.guest import VirtioPciDriver, progress_of
 
         machine, function = self.machine, self.find()
         driver = VirtioPciDriver(function, machine.dma, machine.interrupts, machine.line_of(function))
-        return Channel(driver, machine.interrupts, progress=progress_of(self.device))
+        channel = InterruptibleChannel(driver, machine.interrupts, progress=progress_of(self.device))
+        channel.check = check
+        return channel
 
     def mount(self, channel: Channel, *, msize: int = MSIZE) -> Mount:
         """Mount the export as the guest's root user. OSError if the server does not let it."""
         from pyvirtfs.guest import mount
 
         return mount(channel, msize=msize, uid=0)
+
+    def remount(self, channel: Channel, *, msize: int = MSIZE) -> Mount:
+        """Reset the device, whatever state it and its driver are in, and mount anew; what was open is gone.
+
+        Raises:
+            DeviceError: The device does not come up again.
+            OSError: The server does not let it.
+        """
+        self.device.run_pending()
+        channel.start()
+        return self.mount(channel, msize=msize)
 
     def mount_line(self, mounted: Mount) -> str:
         """The mount as mount(8) of Linux shows it."""

@@ -10,8 +10,9 @@ import os
 import posixpath
 import stat
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import IO, TYPE_CHECKING, Any, TypeVar
+from typing import IO, TYPE_CHECKING, ParamSpec, TypeVar
 
 from pyvirtfs.cli import listing
 from pyvirtfs.cli.listing import Row, printable
@@ -25,6 +26,8 @@ CHUNK_NBYTES = 1 << 20
 """Bytes that `put`, `get` and `cp` move at once; the mount cuts them into requests."""
 
 MethodT = TypeVar("MethodT", bound=Callable[..., None])
+P = ParamSpec("P")
+T = TypeVar("T")
 
 
 class UsageError(Exception):
@@ -33,6 +36,18 @@ class UsageError(Exception):
 
 class CommandError(Exception):
     """Something else than a failed system call; the text is told as it is."""
+
+
+class OutputError(Exception):
+    """What a command prints cannot be written, which is no failure of the guest's.
+
+    Args:
+        error: Why not.
+    """
+
+    def __init__(self, error: OSError) -> None:
+        super().__init__(str(error))
+        self.error = error
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,6 +95,7 @@ class Commands:
         binary: Where `cat` writes bytes.
         progress: Makes a progress bar, or None where nobody would see it.
         set_trace: Turns the trace of messages on or off.
+        at_once: Entered around what waits for the host, where an interruption does no harm to the guest.
     """
 
     def __init__(
@@ -92,21 +108,29 @@ class Commands:
         binary: IO[bytes],
         progress: Callable[[], Progress] | None = None,
         set_trace: Callable[[bool], None],
+        at_once: Callable[[], AbstractContextManager[None]] = contextlib.nullcontext,
     ) -> None:
         self.mount = mount
         self.mount_line = mount_line
         self.cwd = "/"
-        self.echo = echo
+        self.echo = _output(echo)
         self.complain = complain
-        self.binary = binary
+        self._write = _output(binary.write)
+        self._flush = _output(binary.flush)
         self.progress = progress
         self.set_trace = set_trace
+        self.at_once = at_once
         self.failed = False
 
     # --- running one ---
 
     def run(self, words: list[str]) -> bool:
-        """Run one command; whether it succeeded. Raises EOFError for `exit`."""
+        """Run one command; whether it succeeded.
+
+        Raises:
+            EOFError: It was `exit`.
+            OutputError: Its output cannot be written.
+        """
         self.failed = False
         known = COMMANDS.get(words[0])
         if known is None:
@@ -228,8 +252,8 @@ class Commands:
         for name in self.expand(operands):
             with self._each("cat", name), self._opened(name) as file:
                 while data := file.read(CHUNK_NBYTES):
-                    self.binary.write(data)
-        self.binary.flush()
+                    self._write(data)
+        self._flush()
 
     @command("stat PATH...", "show what is known of an object")
     def stat(self, operands: list[str], _options: set[str]) -> None:
@@ -275,17 +299,36 @@ class Commands:
         """From the host."""
         source = operands[0]
         target = self._target(operands[1] if len(operands) > 1 else ".", source)
-        with open(source, "rb") as reader, self._created(target) as writer:
-            self._copy(reader, writer, os.fstat(reader.fileno()).st_size, target)
+        with self._waiting(open)(source, "rb") as reader, self._created(target) as writer:
+            self._copy(self._waiting(reader.read), writer.write, os.fstat(reader.fileno()).st_size, target)
 
     @command("get GUEST [HOST]", "copy a file of the guest's mount to the host")
     def get(self, operands: list[str], _options: set[str]) -> None:
-        """To the host."""
+        """To the host. A new file that could not be completed is removed."""
         source, target = operands[0], operands[1] if len(operands) > 1 else "."
         if os.path.isdir(target):
             target = os.path.join(target, posixpath.basename(self.absolute(source)))
-        with self._opened(source) as reader, open(target, "wb") as writer:
-            self._copy(reader, writer, reader.stat().st_size, target)
+        with self._opened(source) as reader, self._unfinished(target) as writer:
+            self._copy(reader.read, self._waiting(writer.write), reader.stat().st_size, target)
+
+    @contextlib.contextmanager
+    def _unfinished(self, name: str) -> Iterator[IO[bytes]]:
+        """A file of the host to write; if that fails it is removed, or the person told if it was there before."""
+        flags = os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC
+        try:
+            fd, is_new = self._waiting(os.open)(name, flags | os.O_EXCL, 0o666), True
+        except FileExistsError:
+            fd, is_new = self._waiting(os.open)(name, flags | os.O_TRUNC, 0o666), False
+        try:
+            with open(fd, "wb", buffering=0) as file:
+                yield file
+        except BaseException:
+            if is_new:
+                with contextlib.suppress(FileNotFoundError):
+                    os.unlink(name)
+            elif os.path.isfile(name):
+                self._complain("get", f"{printable(name)} is not complete")
+            raise
 
     @command("cp SOURCE TARGET", "copy a file inside the mount")
     def cp(self, operands: list[str], _options: set[str]) -> None:
@@ -294,7 +337,7 @@ class Commands:
         if self.absolute(source) == self.absolute(target):
             raise CommandError(f"{printable(source)} and {printable(target)} are the same file")
         with self._opened(source) as reader, self._created(target) as writer:
-            self._copy(reader, writer, reader.stat().st_size, target)
+            self._copy(reader.read, writer.write, reader.stat().st_size, target)
 
     def _opened(self, name: str) -> GuestFile:
         """A file to read; IsADirectoryError for a folder, which a kernel would tell when it is read."""
@@ -314,16 +357,27 @@ class Commands:
                 return posixpath.normpath(posixpath.join(target, posixpath.basename(source.rstrip("/"))))
         return target
 
-    def _copy(self, reader: Any, writer: Any, nbytes: int, name: str) -> None:
+    def _copy(self, read: Callable[[int], bytes], write: Callable[[bytes], int], nbytes: int, name: str) -> None:
         with contextlib.ExitStack() as stack:
             advance: Callable[[int], None] = lambda _: None  # noqa: E731 (the stand-in of a bound method)
             if self.progress is not None and nbytes > CHUNK_NBYTES:
                 bar = stack.enter_context(self.progress())
                 task = bar.add_task(printable(name), total=nbytes)
                 advance = lambda done: bar.advance(task, done)  # noqa: E731
-            while data := reader.read(CHUNK_NBYTES):
-                writer.write(data)
+            while data := read(CHUNK_NBYTES):
+                done = 0
+                while done < len(data):
+                    done += write(data[done:] if done else data)
                 advance(len(data))
+
+    def _waiting(self, call: Callable[P, T]) -> Callable[P, T]:
+        """A call of the host's that may take long."""
+
+        def run(*args: P.args, **keywords: P.kwargs) -> T:
+            with self.at_once():
+                return call(*args, **keywords)
+
+        return run
 
     # --- changing names ---
 
@@ -373,8 +427,12 @@ class Commands:
         target, name = operands[0], self._target(operands[1], operands[0])
         if "-s" in options:
             self.path(name).symlink_to(target)
-        else:
-            self.path(name).hardlink_to(self.path(target))
+            return
+        with self._each("ln", target):
+            self.path(target).lstat()
+        if not self.failed:
+            with self._each("ln", name):
+                self.path(name).hardlink_to(self.path(target))
 
     # --- changing attributes ---
 
@@ -442,6 +500,20 @@ class Commands:
     def exit(self, _operands: list[str], _options: set[str]) -> None:
         """As the end of the input does."""
         raise EOFError
+
+
+def _output(call: Callable[P, T]) -> Callable[P, T]:
+    """A call that writes output; it raises OutputError if it fails, or BrokenPipeError if nobody reads on."""
+
+    def write(*args: P.args, **keywords: P.kwargs) -> T:
+        try:
+            return call(*args, **keywords)
+        except BrokenPipeError:
+            raise
+        except OSError as error:
+            raise OutputError(error) from None
+
+    return write
 
 
 def _shown(name: object) -> str:

@@ -79,7 +79,9 @@ def open_root(path: str) -> int:
         raise ConfigError("path", f"{path!r} is not a folder") from None
     except FileNotFoundError:
         raise ConfigError("path", f"{path!r} does not exist") from None
-    except (OSError, ValueError) as error:
+    except OSError as error:
+        raise ConfigError("path", f"{path!r} cannot be opened: {error.strerror}") from None
+    except ValueError as error:  # a NUL in it
         raise ConfigError("path", f"{path!r} cannot be opened: {error}") from None
 
 

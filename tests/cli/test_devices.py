@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+import sys
+from pathlib import Path
+
 import click
 import pytest
 from click.testing import CliRunner
@@ -11,11 +14,14 @@ from pyvirtfs.cli.devices import (
     device_list,
     device_options,
     devices_from,
+    driver_list,
     only_device,
+    option_list,
     property_list,
 )
 from pyvirtfs.cli.properties import PROPERTIES
 from pyvirtfs.errors import ConfigError
+from pyvirtfs.fsdev import registry
 
 EXPORT = "local,id=one,path=/srv,security_model=none"
 DEVICE = "virtio-9p-pci,fsdev=one,mount_tag=tag"
@@ -33,9 +39,12 @@ def test_long_options_with_one_dash() -> None:
     arguments = ["-vv", "-virtfs", "local,mount_tag=a", "-fsdev", "b", "-device=virtio-9p-pci,fsdev=b"]
     answer = CliRunner().invoke(probe, arguments)
     assert answer.output == "2 ('local,mount_tag=a',) ('b',) ('virtio-9p-pci,fsdev=b',)\n"
+    arguments = ["-vv", "--virtfs", "local,mount_tag=a", "--fsdev", "b", "--device=virtio-9p-pci,fsdev=b"]
+    answer = CliRunner().invoke(probe, arguments)
+    assert answer.output == "2 ('local,mount_tag=a',) ('b',) ('virtio-9p-pci,fsdev=b',)\n"
 
 
-@pytest.mark.parametrize("argument", ["-virtf", "-fs", "-x", "--virtfs"])
+@pytest.mark.parametrize("argument", ["-virtf", "-fs", "-x", "--virtf"])
 def test_an_unknown_option_is_named_as_it_was_written(argument: str) -> None:
     with pytest.raises(click.NoSuchOption) as caught:
         probe.main(["-v", argument, "x"], standalone_mode=False)
@@ -137,10 +146,40 @@ def test_two_exports_of_one_id_through_virtfs() -> None:
 
 def test_only_device() -> None:
     assert only_device([], [EXPORT], [DEVICE]).mount_tag == "tag"
-    with pytest.raises(ConfigError, match=r"^-virtfs: is missing"):
+    with pytest.raises(ConfigError, match=r"^-virtfs: .* for example -virtfs local,path="):
         only_device([], [], [])
-    with pytest.raises(ConfigError, match=r"^-virtfs: one device is enough, not 2"):
+    with pytest.raises(ConfigError, match=r"^-device: there are 2 devices, and this command takes one: leave"):
         only_device([], [EXPORT], [DEVICE, DEVICE])
+    with pytest.raises(ConfigError, match=r"^-virtfs and -device: there are 2 devices"):
+        only_device(["local,path=/,security_model=none,mount_tag=t"], [EXPORT], [DEVICE])
+
+
+@pytest.mark.parametrize(("option", "text"), [("-virtfs", "nfs,path=/,mount_tag=t"), ("-fsdev", "nfs,id=one,path=/")])
+@pytest.mark.parametrize("wanted", ["", ",help"])
+def test_an_unknown_driver_is_the_fault_of_the_option_that_names_it(option: str, text: str, wanted: str) -> None:
+    texts = {"-virtfs": [], "-fsdev": [], option: [text + wanted]}
+    with pytest.raises(ConfigError, match=rf"^{option}: there is no driver 'nfs' \(choose from .*local"):
+        devices_from(texts["-virtfs"], texts["-fsdev"], [DEVICE])
+
+
+def test_an_empty_mount_tag_is_left_to_the_device() -> None:
+    assert devices_from([], [EXPORT], ["virtio-9p-pci,fsdev=one,mount_tag="])[0].mount_tag == ""
+
+
+def test_a_module_with_a_driver_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "own_driver.py").write_text(
+        "from pyvirtfs.fsdev import registry\n"
+        "registry.register('own', registry.lookup('local').factory, summary='Made here')\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    try:
+        answer = CliRunner().invoke(probe, ["--import", "own_driver"])
+        assert answer.output == "0 () () ()\n"
+        assert "  own        Made here" in driver_list().splitlines()
+        assert devices_from(["own,mount_tag=t"], [], [])[0].fsdev.driver == "own"
+    finally:
+        registry.unregister("own")
+        del sys.modules["own_driver"]
 
 
 def test_the_list_of_devices() -> None:
@@ -158,17 +197,33 @@ def test_the_list_of_properties() -> None:
     assert "event_idx=<bool>" in modern
 
 
+def test_the_lists_of_drivers_and_their_options(monkeypatch: pytest.MonkeyPatch) -> None:
+    lines = driver_list().splitlines()
+    assert lines[0] == "Drivers:"
+    assert "  local      A folder of this machine" in lines
+    lines = option_list("local").splitlines()
+    assert lines[0] == "local options:"
+    assert "  path=<str> - The folder to export (required)" in lines
+    monkeypatch.setattr(registry, "names", lambda: ["broken"])
+    assert driver_list().splitlines() == ["Drivers:", "  broken     there is no driver 'broken'"]
+
+
 @pytest.mark.parametrize(
-    ("text", "told"),
+    ("option", "text", "told"),
     [
-        ("help", device_list()),
-        ("?", device_list()),
-        ("virtio-9p-pci,help", property_list("virtio-9p-pci")),
-        ("virtio-9p,?", property_list("virtio-9p-pci")),
+        ("-device", "help", device_list()),
+        ("-device", "?", device_list()),
+        ("-device", "virtio-9p-pci,help", property_list("virtio-9p-pci")),
+        ("-device", "virtio-9p,?", property_list("virtio-9p-pci")),
+        ("-fsdev", "help", driver_list()),
+        ("-virtfs", "?", driver_list()),
+        ("-fsdev", "local,help", option_list("local")),
+        ("-virtfs", "local,path=/,help", option_list("local")),
     ],
 )
-def test_help_ends_the_command(text: str, told: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_help_ends_the_command(option: str, text: str, told: str, capsys: pytest.CaptureFixture[str]) -> None:
+    texts = {"-virtfs": [], "-fsdev": [], "-device": [], option: [text]}
     with pytest.raises(click.exceptions.Exit) as caught:
-        devices_from([], [], [text])
+        devices_from(texts["-virtfs"], texts["-fsdev"], texts["-device"])
     assert caught.value.exit_code == 0
     assert capsys.readouterr().out == f"{told}\n"

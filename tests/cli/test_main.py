@@ -12,6 +12,7 @@ from pyvirtfs.cli import main as module
 from pyvirtfs.cli.main import COMMANDS, cli, main
 from pyvirtfs.errors import ConfigError, DeviceError
 
+EXPORT = "local,path=.,mount_tag=here,security_model=none,readonly=on"
 Run = Callable[..., "subprocess.CompletedProcess[str]"]
 
 
@@ -49,7 +50,11 @@ def test_help_loads_no_command() -> None:
         (["doctor", "--wrong"], "--wrong: there is no such option (choose from"),
         (["shell", "-wrong", "x"], "-wrong: there is no such option (choose from"),
         (["doctor", "/", "/"], "Got unexpected extra argument (/)"),
-        (["doctor", "/no/such"], "PATH: '/no/such' no such folder"),
+        (["doctor", "/no/such"], "path: '/no/such' does not exist"),
+        (["shell", "--msize", "abc"], "--msize: 'abc' is not a number from 4096 to 512000"),
+        (["shell", "--msize", "4095"], "--msize: '4095' is not a number from 4096 to 512000"),
+        (["shell"], "-virtfs: say which folder is to be mounted, for example -virtfs local,path="),
+        (["lspci", "--import", "no_such_module"], "--import: 'no_such_module' cannot be imported: No module"),
     ],
 )
 def test_bad_usage_is_one_line_and_status_2(arguments: list[str], line: str, run: Run) -> None:
@@ -90,3 +95,29 @@ def test_a_reader_that_goes_away_is_no_error(arguments: list[str]) -> None:
     answer = subprocess.run(command, stdout=write, stderr=subprocess.PIPE, timeout=60, check=False)
     os.close(write)
     assert (answer.stderr, answer.returncode) == (b"", 1)
+
+
+def run_with(redirection: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """Run `pyvirtfs` in a shell, with its streams as a person would redirect them."""
+    command = ["sh", "-c", f'"$@" {redirection}', "sh", sys.executable, "-m", "pyvirtfs", *arguments]
+    environment = {key: value for key, value in os.environ.items() if key != "PYTHONUNBUFFERED"}
+    return subprocess.run(command, capture_output=True, text=True, timeout=60, check=False, env=environment)
+
+
+@pytest.mark.parametrize("arguments", [["demo"], ["lspci"], ["--help"], ["shell", "-c", "ls", "-virtfs", EXPORT]])
+def test_an_output_that_takes_nothing_is_one_line_and_status_1(arguments: list[str]) -> None:
+    answer = run_with(">/dev/full", *arguments)
+    assert (answer.stderr, answer.returncode) == ("pyvirtfs: standard output: No space left on device\n", 1)
+
+
+def test_closed_streams() -> None:
+    answer = run_with(">&-", "lspci")
+    assert (answer.stdout, answer.stderr, answer.returncode) == ("", "pyvirtfs: the standard output is closed\n", 1)
+    answer = run_with("2>&-", "mount")
+    assert (answer.stdout, answer.stderr, answer.returncode) == ("", "", 2)
+    answer = run_with("2>/dev/full", "mount")
+    assert (answer.stdout, answer.returncode) == ("", 2)
+    answer = run_with("<&-", "shell", "-virtfs", EXPORT)
+    assert (answer.stdout, answer.stderr, answer.returncode) == ("", "", 0)
+    answer = run_with("<&-", "shell", "-virtfs", EXPORT, "-c", "pwd")
+    assert (answer.stdout, answer.stderr, answer.returncode) == ("/\n", "", 0)

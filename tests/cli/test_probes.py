@@ -74,3 +74,13 @@ def test_a_machine_without_programs(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     assert not found["C compiler"].present
     assert not found["QEMU"].present
     assert found["Python"].detail == sys.version.split()[0]
+
+
+UNUSED = {"C compiler", "QEMU", "file handles", "trusted.* xattrs", "CAP_DAC_READ_SEARCH", "CAP_SYS_ADMIN"}
+
+
+def test_what_is_not_used_yet_says_so(tmp_path: Path) -> None:
+    findings = [*probes.kernel(), *probes.process(), *probes.export(str(tmp_path)), *probes.software()]
+    assert {finding.subject for finding in findings if finding.reason.startswith("not used yet")} == UNUSED
+    assert not any(finding.essential for finding in findings if finding.subject in UNUSED)
+    assert not any("mapped" in finding.reason or "fast path" in finding.reason for finding in findings)

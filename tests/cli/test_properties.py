@@ -39,8 +39,9 @@ def test_booleans_have_the_words_of_qemu(text: str, value: bool) -> None:
         ("packed", "maybe", "packed: 'maybe' is not a switch position (choose from on, off)"),
         ("disable-legacy", "2", "disable-legacy: '2' is not a switch position (choose from on, off)"),
         ("vectors", "many", "vectors: 'many' is not a number (decimal, 0x hexadecimal, 0 octal)"),
-        ("vectors", "0x100000000", "vectors: '0x100000000' does not fit into 32 bits"),
-        ("vectors", "-1", "vectors: '-1' is not a number (decimal, 0x hexadecimal, 0 octal)"),
+        ("vectors", "999999", "vectors: '999999' is not in the range 0 to 2048"),
+        ("vectors", "-1", "vectors: '-1' is not in the range 0 to 2048"),
+        ("romsize", "0x100000000", "romsize: '0x100000000' is not in the range 0 to 4294967295"),
     ],
 )
 def test_bad_values_name_the_choices(name: str, text: str, told: str) -> None:
@@ -66,6 +67,13 @@ def test_what_is_not_honoured_is_refused_unless_it_is_what_the_device_does(known
         return
     with pytest.raises(ConfigError, match=rf"^{known.name}: .* not available here yet"):
         known.check(other)
+
+
+@pytest.mark.parametrize("name", ["romfile", "failover_pair_id"])
+def test_no_choices_are_shown_where_there_are_none(name: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        BY_NAME[name].check("x")
+    assert str(caught.value) == f"{name}: 'x' is known to QEMU but not available here yet"
 
 
 def test_what_is_honoured_takes_any_value() -> None:

@@ -123,13 +123,17 @@ def test_fsdev_and_device(run: Run, export: Path) -> None:
         ),
         ("local,path={},security_model=none", r"mount_tag: .*"),
         ("local,path={},mount_tag=" + 32 * "x" + ",security_model=none", r"mount_tag: 'x{32}' is 32 bytes long.* 31"),
-        ("local,path={},mount_tag=,security_model=none", r"mount_tag: .*"),
+        ("local,path={},mount_tag=,security_model=none", r"mount_tag: '' is 0 bytes long.* 1 to 31"),
+        (
+            "local,path={},security_model=none,mount_tag=t,fmode=0600",
+            r"fmode: is known to QEMU, but .* not supported yet",
+        ),
         ("local,path={},mount_tag=t,security_model=none,colour=red", r"colour: .*\(choose from .*readonly.*\)"),
         (
             "local,path={},mount_tag=t,security_model=none,readonly=maybe",
             r"readonly: 'maybe' .*\(.*on, off\)",
         ),
-        ("nfs,path={},mount_tag=t", r"fsdriver: there is no driver 'nfs' \(choose from .*local.*\)"),
+        ("nfs,path={},mount_tag=t", r"-virtfs: there is no driver 'nfs' \(choose from .*local.*\)"),
         ("local,path={},mount_tag=t,security_model=none,id=9", r"id: '9' is not an identifier.*"),
     ],
 )

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import errno
 import os
 import re
 import subprocess
@@ -9,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from pyvirtfs.cli.shell_commands import COMMANDS
+from pyvirtfs.guest import GuestFile
 
 Run = Callable[..., "subprocess.CompletedProcess[str]"]
 
@@ -28,7 +30,8 @@ Run = Callable[..., "subprocess.CompletedProcess[str]"]
         ("rm -r /", "rm: the root of the mount stays"),
         ("mv x y", "mv: /x: No such file or directory"),
         ("mv folder full/in", "mv: /folder: Not a directory"),
-        ("ln file folder2/x", "ln: /folder2/x: No such file or directory"),
+        ("ln file folder2/x", "ln: folder2/x: No such file or directory"),
+        ("ln a b", "ln: a: No such file or directory"),
         ("cp file file", "cp: file and file are the same file"),
         ("cp folder y", "cp: /folder: Is a directory"),
         ("put nothing", "put: nothing: No such file or directory"),
@@ -116,6 +119,30 @@ def test_hard_links(shell: Run, export: Path) -> None:
     (export / "file").touch()
     assert shell("ln file other").returncode == 0
     assert (export / "other").samefile(export / "file")
+
+
+@pytest.mark.parametrize("existed", [False, True])
+def test_what_get_could_not_complete(
+    existed: bool, shell: Run, export: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (export / "file").write_bytes(b"x" * 10)
+    if existed:
+        (tmp_path / "copy").write_bytes(b"old")
+
+    def fail(self: GuestFile, nbytes: int = -1) -> bytes:
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    monkeypatch.setattr(GuestFile, "read", fail)
+    answer = shell("get file copy", cwd=tmp_path)
+    told = "get: copy is not complete\n" if existed else ""
+    assert (answer.stderr, answer.returncode) == (f"{told}get: Input/output error\n", 1)
+    assert (tmp_path / "copy").exists() == existed
+
+
+def test_get_into_what_is_no_file(shell: Run, export: Path) -> None:
+    (export / "file").write_bytes(b"x" * 10)
+    answer = shell("get file /dev/full", "get file /dev/null")
+    assert (answer.stderr, answer.returncode) == ("get: No space left on device\n", 0)
 
 
 def test_help(shell: Run) -> None:

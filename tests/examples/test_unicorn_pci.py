@@ -34,6 +34,22 @@ def test_the_guest_prints_the_mount_tag(tag: str) -> None:
     assert (answer.stdout, answer.stderr, answer.returncode) == (f"{tag}\n", "", 0)
 
 
+@pytest.mark.parametrize(
+    ("argument", "status", "out", "err"),
+    [
+        ("x" * 40, 2, "", f"unicorn_pci: mount_tag: '{'x' * 40}' is 40 bytes long, it may be 1 to 31\n"),
+        ("", 2, "", "unicorn_pci: mount_tag: '' is 0 bytes long, it may be 1 to 31\n"),
+        ("--help", 0, "usage: unicorn_pci.py [-h] [tag]\n", ""),
+    ],
+)
+def test_what_is_no_mount_tag(argument: str, status: int, out: str, err: str) -> None:
+    command = [sys.executable, str(EXAMPLES / "unicorn_pci.py"), argument]
+    answer = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert (answer.stderr, answer.returncode) == (err, status)
+    assert answer.stdout.startswith(out)
+    assert bool(answer.stdout) == bool(out)
+
+
 @pytest.mark.skipif(
     not (shutil.which("as") and shutil.which("objcopy")) or platform.machine() != "x86_64",
     reason="needs binutils for x86-64",

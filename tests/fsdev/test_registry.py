@@ -139,7 +139,7 @@ def test_a_distribution(tmp_path: Path) -> None:
     path = os.pathsep.join([str(site), str(Path(registry.__file__).parents[2])])
     done = subprocess.run(
         [sys.executable, "-c", GUEST, export],
-        env={**os.environ, "PYTHONPATH": path},
+        env={**os.environ, "PYTHONPATH": os.pathsep.join([path, os.environ.get("PYTHONPATH", "")])},
         capture_output=True,
         text=True,
         timeout=60,

@@ -171,7 +171,7 @@ ACTS: dict[str, Callable[[Any], Any]] = {
     "rmdir": lambda path: path.rmdir(),
     "unlink": lambda path: path.unlink(),
     "unlink_missing_ok": lambda path: path.unlink(True),
-    "chmod": lambda path: path.chmod(0o600),
+    "chmod": lambda path: path.chmod(0o700),
     "symlink_to": lambda path: path.symlink_to("some/where"),
 }
 CONTENTS: dict[str, Callable[[Any], Any]] = {
