@@ -73,7 +73,8 @@ def _openat2() -> str:
     from pyvirtfs import syscalls
 
     resolve = syscalls.RESOLVE_BENEATH | syscalls.RESOLVE_NO_SYMLINKS
-    os.close(syscalls.openat2(syscalls.AT_FDCWD, b"/", os.O_PATH | os.O_DIRECTORY, resolve=resolve))
+    with _opened("/", os.O_PATH) as root:  # the current folder may be one that nobody may search
+        os.close(syscalls.openat2(root, b".", os.O_PATH | os.O_DIRECTORY, resolve=resolve))
     return "RESOLVE_BENEATH, RESOLVE_NO_SYMLINKS"
 
 
