@@ -22,7 +22,7 @@ help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-9s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 demo: $(VENV)/.installed ## a guest mounts a folder of this machine (DIR=folder to choose it)
-	@$(BIN)/pyvirtfs demo $(if $(DIR),"$(DIR)")
+	@$(BIN)/pyvirtfs demo $(if $(DIR),'$(subst ','\'',$(DIR))')
 
 test: $(VENV)/.developer ## the tests
 	$(PYTEST) $(PARALLEL) $(PYTEST_ARGS)

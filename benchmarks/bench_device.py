@@ -52,7 +52,7 @@ def feeder(export: Path) -> Iterator[RingFeeder]:
     memory = GuestMemory.anonymous(RAM)
     memory.write(PAYLOAD, bytes(RAM - PAYLOAD))  # touch the pages once
     with Virtio9pPci(
-        f"local,path={export},security_model=passthrough", mount_tag="bench", memory=memory, interrupts=Sink()
+        f"local,path={export},security_model=none", mount_tag="bench", memory=memory, interrupts=Sink()
     ) as device:
         feeder = RingFeeder(device, memory)
         call, encode = feeder.call_once, codec.encode

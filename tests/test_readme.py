@@ -18,6 +18,13 @@ def test_examples_run(source: str) -> None:
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
 
 
+def test_the_speed_table_is_there() -> None:
+    speed = README.split("## Speed")[1].split("\n## ")[0]
+    groups = set(re.findall(r"^\| (.*?) \| device, depth \d+ \| [\d.]+ \|", speed, re.MULTILINE))
+    assert {"getattr", "walk+clunk", "read 4 KiB", "create+clunk+unlink"} <= groups
+    assert "Linux" in speed
+
+
 def facts(transcript: str) -> list[str]:
     """The transcript without what differs from run to run: names of folder and user, times, counts."""
     transcript = re.sub(r"/\S+/pyvirtfs-demo-\w+", "FOLDER", transcript)

@@ -501,3 +501,22 @@ def test_importing_changes_nothing_of_the_process() -> None:
     )
     output = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
     assert output.split() == ["True", "True", "True", "1"]
+
+
+def test_ctrl_c_while_a_late_answer_is_taken(waiting: tuple[Guest, Waiting], monkeypatch: pytest.MonkeyPatch) -> None:
+    guest, slow = waiting
+    guest.call(TGETATTR, struct.pack("<IQ", 0, 0x7FF), tag=3)
+
+    def interrupted(_answer: object) -> None:
+        raise KeyboardInterrupt
+
+    slow.release()
+    with monkeypatch.context() as patch:
+        patch.setattr(Completion, "result", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            guest.device.run_pending()
+    assert guest.memory.read(REPLY, 11) == struct.pack("<IBHI", 11, 7, 3, 5)  # EIO
+    assert guest.device.server.busy == 0
+    assert guest.status(0) == 0
+    guest.start()
+    guest.mount()

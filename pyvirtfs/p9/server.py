@@ -246,12 +246,27 @@ class Server:
                 reply = self._failure(request, error)
             elif not isinstance(error, OSError):
                 self._blame(request, error)
-        if completion is not None:
-            session.unuse(request)
+        except BaseException:  # Ctrl-C, most likely: it ends all the same, since nobody comes back to it
+            if fate < ABORTED:
+                reply = self._failure(request, OSError(errno.EIO, "interrupted"))
+            self._leave(request)
+            self._told(request, reply, epoch)
+            raise
+        self._leave(request)
+        self._told(request, reply, epoch)
+
+    def _leave(self, request: Request) -> None:
+        """Let go of what a parked request used, and of those that waited for it."""
+        if request.completion is not None:
+            self._session.unuse(request)
         for follower in self._in_flight.ended(request):
             self._ready.put_here(follower)
+
+    def _told(self, request: Request, reply: bytes | None, epoch: int) -> None:
+        """Tell the transport how a parked request ended, unless a reset came in between."""
         if self._epoch != epoch:
             return
+        fate = request.fate
         if reply is not None:
             self._answer(request, reply)
         elif fate != ABANDONED:

@@ -283,6 +283,7 @@ class PciFunction:
             self._power_state = self._power.load(layout.PMCSR, 2) & layout.PMCSR_STATE
         self._update_msix()
         self._update_command()
+        self.command_changed()
 
     # -- For devices to override
 

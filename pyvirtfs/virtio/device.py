@@ -393,6 +393,7 @@ class VirtioDevice(abc.ABC):
                 self.needs_reset(error)
             except BaseException:  # Ctrl-C, most likely: the rest waits for the next doorbell or `run_pending`
                 self._kicked |= kicked
+                self._collect = True
                 self._guarded(self._interrupt)
                 for queue in queues:
                     if queue.state.enabled:

@@ -78,6 +78,8 @@ def _told_as_einval(answer: Completion[Any]) -> Completion[Any]:
             value = answer.result()
         except OSError as error:
             told.set_error(error if error.errno == errno.EINTR else _rootless(error))  # EINTR: it was cancelled
+        except Exception as error:  # noqa: BLE001  # `told` has to be completed; the server names the driver
+            told.set_error(error)  # type: ignore[arg-type]  # the driver broke its contract
         else:
             told.set_result(value)
 

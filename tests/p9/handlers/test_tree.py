@@ -326,6 +326,17 @@ def test_a_late_root_that_fails_is_einval(make_peer: Callable[..., Peer], export
     peer.attach()
 
 
+def test_a_late_attach_of_a_broken_driver_ends(make_peer: Callable[..., Peer], export: Export) -> None:
+    export.later.add("attach")
+    peer = make_peer().version()
+    token = peer.send(c.TATTACH, 0, c.NOFID, b"", b"", 0)
+    _, completion, _ = export.waiting.pop()
+    completion.set_error(ValueError("a bug"))
+    peer.server.run_pending()
+    assert peer.error_of(token) == errno.EIO
+    assert peer.server.busy == 0
+
+
 def test_a_flushed_attach_ends_without_an_answer(make_peer: Callable[..., Peer], export: Export) -> None:
     peer = make_peer().version()
     export.later.add("attach")
