@@ -27,11 +27,31 @@ import os
 from typing import TYPE_CHECKING, Generic, NamedTuple, Never, TypeAlias, TypeVar
 
 from pyvirtfs.fsdev.completion import Completion
+from pyvirtfs.syscalls import NOW, StatFs
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from pyvirtfs.memory.buffers import Buffers
+
+__all__ = [
+    "NONUNAME",
+    "NOW",
+    "QID_DIRECTORY",
+    "QID_FILE",
+    "QID_SYMLINK",
+    "Answer",
+    "Attributes",
+    "DirectoryEntry",
+    "EntryFields",
+    "ExportDriver",
+    "Lock",
+    "LockHolder",
+    "Qid",
+    "SetAttributes",
+    "StatFs",
+    "Walk",
+]
 
 T = TypeVar("T")
 NodeT = TypeVar("NodeT")
@@ -104,29 +124,10 @@ class SetAttributes(NamedTuple):
     gid: int | None = None
     size: int | None = None
     atime_ns: int | None = None
-    """Nanoseconds since the epoch, or `NOW`."""
+    """Nanoseconds since the epoch, or `NOW` for the server's current time."""
     mtime_ns: int | None = None
     touch_ctime: bool = False
     """Bump the change time even if nothing else changes (chown to -1, -1)."""
-
-
-NOW = -(1 << 63)
-"""As a time in `SetAttributes`: the server's current time."""
-
-
-class StatFs(NamedTuple):
-    """What statfs(2) tells, block counts in units of `bsize`."""
-
-    type: int
-    bsize: int
-    blocks: int
-    bfree: int
-    bavail: int
-    files: int
-    ffree: int
-    fsid: int
-    """64 bits; stable, not 0."""
-    namelen: int
 
 
 class DirectoryEntry(NamedTuple):
@@ -260,7 +261,7 @@ class ExportDriver(abc.ABC, Generic[NodeT, FileT]):
 
     @abc.abstractmethod
     def statfs(self, node: NodeT) -> Answer[StatFs]:
-        """The file system that the object lives on.
+        """The file system that the object lives on; the `fsid` is stable and not 0.
 
         Asked at every attach for the block size; a driver that answers that later has 4096 assumed.
         """

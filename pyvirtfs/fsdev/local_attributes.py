@@ -103,7 +103,7 @@ class LocalAttributes(LocalCore):
     def statfs(self, node: Node) -> StatFs:
         """See `ExportDriver.statfs`; where the file system has no id, the number of its device stands for it."""
         fd = node.entry.fd
-        figures = StatFs._make(fstatfs(fd)[:9])
+        figures = fstatfs(fd)
         if not figures.fsid:
             attributes = self._table.stat(fd)
             figures = figures._replace(fsid=os.makedev(attributes.dev_major, attributes.dev_minor) or 1)

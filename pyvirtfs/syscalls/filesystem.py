@@ -17,7 +17,7 @@ SYNC_FILE_RANGE_WAIT_AFTER: Final = 4
 
 _OFFSET_MAX: Final = (1 << 63) - 1
 _STATFS_NBYTES: Final = 256  # 120 are used
-_STATFS: Final = struct.Struct("=9Q8xQ")
+_STATFS: Final = struct.Struct("=9Q")
 _fstatfs = libc.fstatfs
 _sync_file_range = libc.sync_file_range
 
@@ -38,8 +38,6 @@ class StatFs(NamedTuple):
     fsid: int
     """64 bits, the first of the two words as the lower half; 0 for some file systems."""
     namelen: int
-    flags: int
-    """ST_* bits, as in os.statvfs_result.f_flag."""
 
 
 def fstatfs(fd: int) -> StatFs:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from pyvirtfs.fsdev.driver import NOW, SetAttributes
+from pyvirtfs.fsdev.driver import NOW, SetAttributes, StatFs
 from pyvirtfs.fsdev.entries import Node
 from pyvirtfs.fsdev.local import LocalDriver
 
@@ -145,7 +145,7 @@ def test_statfs(driver: LocalDriver, at: At, root: Path) -> None:  # H088, H136
 
 
 def test_a_file_system_without_an_id(driver: LocalDriver, at: At, root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("pyvirtfs.fsdev.local_attributes.fstatfs", lambda _fd: (1, 0, 3, 4, 5, 6, 7, 0, 255, 0))
+    monkeypatch.setattr("pyvirtfs.fsdev.local_attributes.fstatfs", lambda _fd: StatFs(1, 0, 3, 4, 5, 6, 7, 0, 255))
     found = driver.statfs(at(b""))
     assert found == (1, 0, 3, 4, 5, 6, 7, root.stat().st_dev, 255)
 
