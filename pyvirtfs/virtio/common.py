@@ -53,12 +53,12 @@ class CommonRegisters:
             "config_msix_vector": self._set_config_msix_vector,
             "device_status": device.write_status,
             "queue_select": self._set_queue_select,
-            "queue_size": self._set_queue_size,
+            "queue_size": lambda value: self._set_stopped_queue("size", value),
             "queue_msix_vector": self._set_queue_msix_vector,
             "queue_enable": self._set_queue_enable,
-            "queue_desc": self._set_queue_desc,
-            "queue_driver": self._set_queue_driver,
-            "queue_device": self._set_queue_device,
+            "queue_desc": lambda value: self._set_stopped_queue("descriptors", value),
+            "queue_driver": lambda value: self._set_stopped_queue("driver", value),
+            "queue_device": lambda value: self._set_stopped_queue("device", value),
             "queue_reset": self._set_queue_reset,
         }
         getters: dict[str, Getter] = {
@@ -166,34 +166,15 @@ class CommonRegisters:
         select = self.state.queue_select
         return queues[select] if select < len(queues) else None
 
-    def _stopped_queue(self) -> Virtqueue | None:
-        """The selected queue, if it may be changed: to do so while it is enabled is a driver error."""
-        queue = self._queue()
-        return queue if queue is not None and not queue.state.enabled else None
-
     def _queue_value(self, name: str) -> int:
         queue = self._queue()
         return 0 if queue is None else int(getattr(queue.state, name))
 
-    def _set_queue_size(self, value: int) -> None:
-        queue = self._stopped_queue()
-        if queue is not None:
-            queue.state.size = value
-
-    def _set_queue_desc(self, value: int) -> None:
-        queue = self._stopped_queue()
-        if queue is not None:
-            queue.state.descriptors = value
-
-    def _set_queue_driver(self, value: int) -> None:
-        queue = self._stopped_queue()
-        if queue is not None:
-            queue.state.driver = value
-
-    def _set_queue_device(self, value: int) -> None:
-        queue = self._stopped_queue()
-        if queue is not None:
-            queue.state.device = value
+    def _set_stopped_queue(self, name: str, value: int) -> None:
+        """Size and addresses of the selected queue: to change them while it is enabled is a driver error, ignored."""
+        queue = self._queue()
+        if queue is not None and not queue.state.enabled:
+            setattr(queue.state, name, value)
 
     def _set_queue_enable(self, value: int) -> None:
         if self._queue() is not None:
