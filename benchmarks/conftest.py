@@ -46,7 +46,8 @@ def _row(bench: Any, floors: dict[str, float]) -> str:
     operations = bench.extra_info.get("operations", 1)
     times = sorted(bench.stats.data)
     fast, median = times[len(times) // 10] / operations, times[len(times) // 2] / operations
-    floor = floors.get(bench.group)
+    beside = bench.extra_info.get("beside")  # measured between the rounds of this very benchmark
+    floor = floors.get(bench.group) if beside is None else beside / operations
     ratio = f"{fast / floor:.2f}" if floor else ""
     expected = bench.extra_info.get("expected", "")
     name = bench.extra_info.get("label", bench.name)
