@@ -23,10 +23,12 @@ from pyvirtfs.syscalls import (
     get_xattr,
     list_xattr,
     remove_xattr,
+    reopen,
     set_xattr,
     utimens_descriptor,
 )
 
+_TRUNCATE_FLAGS: Final = os.O_WRONLY | os.O_CLOEXEC | os.O_NOCTTY | os.O_NONBLOCK
 _NANOSECONDS: Final = 1_000_000_000
 _INT64: Final = 1 << 63
 _NOTHING: Final = (None,) * 6
@@ -89,13 +91,21 @@ class LocalAttributes(LocalCore):
             self._clear_set_ids(entry)
 
     def _truncate(self, entry: Entry, size: int, uid: int) -> None:
+        if entry.kind != stat.S_IFREG:
+            fail(errno.EISDIR if entry.kind == stat.S_IFDIR else errno.EINVAL)
         try:
-            os.truncate(entry.proc_path, size)
+            # Not truncate(2): it waits for a host program that holds a lease on the file, for up to 45 seconds.
+            fd = reopen(entry.fd, _TRUNCATE_FLAGS)
         except PermissionError:
             # Opened for writing before its mode forbade that; ftruncate(2) in the guest works then.
             if not entry.writers:
                 raise
             os.ftruncate(entry.writers[-1], size)
+        else:
+            try:
+                os.ftruncate(fd, size)
+            finally:
+                os.close(fd)
         entry.writes += WRITE_STEP
         if uid and self._set_ids_survive:
             self._clear_set_ids(entry)

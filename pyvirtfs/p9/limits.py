@@ -30,8 +30,11 @@ class Limits:
     """Fids; ENFILE beyond. Each may pin a descriptor or an open file of the driver."""
     xattr_bytes: int = 16 << 20
     """Bytes of extended attributes being read or written, and of their names; ENOMEM beyond."""
-    locks: int = 65536
-    """Byte ranges locked; ENOLCK beyond. Each may keep `CLIENT_ID_MAX` bytes of its owner's name."""
+    locks: int = 16384
+    """Byte ranges locked; ENOLCK beyond. Each may keep `CLIENT_ID_MAX` bytes of its owner's name.
+
+    It bounds time as well: a Tlock looks at every owner of locks on its file, and a Tclunk gives all of its back.
+    """
 
     def __post_init__(self) -> None:
         for field in fields(self):

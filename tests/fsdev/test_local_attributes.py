@@ -3,6 +3,8 @@ from __future__ import annotations
 import errno
 import os
 import struct
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -260,11 +262,45 @@ def test_a_truncation_that_fails_leaves_set_id_bits(
 
     (root / "file").write_bytes(b"hello")
     (root / "file").chmod(0o6755)
-    truncate = os.truncate
-    monkeypatch.setattr(os, "truncate", refuse)
+    truncate = os.ftruncate
+    monkeypatch.setattr(os, "ftruncate", refuse)
     with pytest.raises(OSError, match="too large"):
         driver.setattr(at(b"file"), SetAttributes(size=1 << 60), 1000)
-    monkeypatch.setattr(os, "truncate", truncate)
+    monkeypatch.setattr(os, "ftruncate", truncate)
     assert (root / "file").stat().st_mode == 0o106755
     driver.setattr(at(b"file"), SetAttributes(size=1), 1000)
     assert (root / "file").stat().st_mode == 0o100755
+
+
+def test_only_files_have_a_length(driver: LocalDriver, at: At) -> None:
+    for name, code in ((b"folder", errno.EISDIR), (b"fifo", errno.EINVAL), (b"link", errno.EINVAL)):
+        with pytest.raises(OSError, match="Errno") as caught:
+            driver.setattr(at(name), SetAttributes(size=0), 0)
+        assert caught.value.errno == code
+
+
+LEASE_HOLDER = """
+import fcntl, os, signal, sys
+signal.signal(signal.SIGIO, signal.SIG_IGN)  # asked to give it up, it does not
+fd = os.open(sys.argv[1], os.O_RDONLY)
+fcntl.fcntl(fd, fcntl.F_SETLEASE, fcntl.F_RDLCK)
+print("held", flush=True)
+sys.stdin.read()
+"""
+
+
+def test_truncation_does_not_wait_for_a_lease(driver: LocalDriver, at: At, root: Path) -> None:
+    holder = subprocess.Popen(
+        [sys.executable, "-c", LEASE_HOLDER, root / "file"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+    )
+    with holder:
+        assert holder.stdout is not None
+        if holder.stdout.readline() != b"held\n":
+            pytest.skip("this file system has no leases")
+        with pytest.raises(BlockingIOError):  # truncate(2) would wait /proc/sys/fs/lease-break-time
+            driver.setattr(at(b"file"), SetAttributes(size=1), 0)
+        holder.kill()
+    driver.setattr(at(b"file"), SetAttributes(size=1), 0)
+    assert (root / "file").read_bytes() == b"h"
