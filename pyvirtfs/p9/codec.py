@@ -24,6 +24,7 @@ __all__ = [
     "DECODERS",
     "ENCODERS",
     "MESSAGES",
+    "REQUEST_DECODERS",
     "SOURCE",
     "Decoded",
     "decode",
@@ -68,6 +69,11 @@ DECODERS: Final[list[Callable[[bytes], Decoded]]] = [
     _functions[f"decode_{MESSAGES[number].name}"] if number in MESSAGES else _decode_unknown for number in range(256)
 ]
 """What `decode` chooses from: a decoder for each of the 256 types; hot paths index it with the type themselves."""
+
+REQUEST_DECODERS: Final = [
+    decoder if number in MESSAGES and not number & 1 else _decode_unknown for number, decoder in enumerate(DECODERS)
+]
+"""The same for a server: a reply, which has an odd type, is nothing that it knows."""
 
 ENCODERS: Final[dict[int, Callable[..., bytes]]] = {
     number: _functions[f"encode_{message.name}"] for number, message in MESSAGES.items()

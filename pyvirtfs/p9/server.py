@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Final
 from pyvirtfs.errors import ConfigError, GuestError, MessageError
 from pyvirtfs.fsdev.completion import Completion
 from pyvirtfs.p9 import constants as c
-from pyvirtfs.p9.codec import DECODERS, encoder
+from pyvirtfs.p9.codec import REQUEST_DECODERS, encoder
 from pyvirtfs.p9.constants import HEADER_SIZE, WRITE_HEADER_SIZE
 from pyvirtfs.p9.counters import Counters
 from pyvirtfs.p9.dialects import DIALECTS
@@ -108,7 +108,7 @@ class Server:
             raise MessageError(f"a request of {total} bytes with room for {room} bytes of reply")
         session = self._session
         data = readable.read(0, total) if total <= _COPIED_WHOLE else _copy(readable, total, session.msize)
-        kind, tag, fields = DECODERS[data[4]](data)
+        kind, tag, fields = REQUEST_DECODERS[data[4]](data)
         epoch = self._epoch
         if self._trace is not None:
             self._trace(describe(data))
@@ -320,10 +320,14 @@ class Server:
         self._epoch += 1
         abandoned = self._in_flight.abandon()
         self._ready.keep(lambda request: request.completion is not None)
-        self._request = Request()  # the old one holds on to buffers of the last request
+        self.forget_buffers()
         for request in abandoned:
             request.cancel()
         self.run_pending()
+
+    def forget_buffers(self) -> None:
+        """Let go of the buffers of the last request."""
+        self._request = Request()
 
     def reset(self) -> None:
         """Forget the session and all requests, as a device reset does; see `abandon`."""
