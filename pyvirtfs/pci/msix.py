@@ -55,7 +55,7 @@ class MsixTable:
 
     def __init__(self, vectors: int, send: Callable[[int, int, int], None]) -> None:
         if not 1 <= vectors <= MSIX_MAX_VECTORS:
-            raise ConfigError("vectors", f"{vectors} is not between 1 and {MSIX_MAX_VECTORS}")
+            raise ConfigError("vectors", f"{vectors} is not between 0 (no MSI-X) and {MSIX_MAX_VECTORS}")
         self.vectors = vectors
         self.entries = bytearray(_EMPTY_ENTRY * vectors)
         self.pending = bytearray(8 * ((vectors + 63) // 64))

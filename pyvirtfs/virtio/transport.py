@@ -151,7 +151,10 @@ class VirtioPci(PciFunction):
             self.msix.pending[:] = bytes(len(self.msix.pending))
 
     def queue_reset(self, queue: Virtqueue) -> None:
-        """Forget a pending interrupt of the queue, unless its vector may stand for another event as well."""
+        """Forget a pending interrupt of the queue, unless its vector, or ISR bit 0, may stand for another event too."""
+        if not any(other.enabled for other in self.device.queues if other is not queue):
+            self.isr &= ~ISR_QUEUE
+            self.set_intx(bool(self.isr))
         vector = queue.state.vector
         others = {other.state.vector for other in self.device.queues if other is not queue}
         if self.msix is not None and vector not in {NO_VECTOR, self.common.state.config_msix_vector, *others}:

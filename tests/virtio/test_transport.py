@@ -139,6 +139,16 @@ def test_queue_reset_forgets_only_its_own_pending_interrupt(machine: Any) -> Non
     assert machine.sink.vectors() == []
 
 
+def test_queue_reset_lowers_intx(make_machine: Any) -> None:
+    machine = make_machine(vectors=0)
+    machine.echo(machine.driver.start(msix=False))
+    assert machine.function.intx_asserted
+    machine.driver.set("queue_select", 0)
+    machine.driver.set("queue_reset", 1)
+    assert not machine.function.intx_asserted
+    assert machine.function.read_isr() == 0
+
+
 def test_intx_disable(make_machine: Any) -> None:
     machine = make_machine(vectors=0)
     ring = machine.driver.start(msix=False)
