@@ -164,6 +164,7 @@ class Channel:
         self.tag = b""
         """The mount tag."""
         self._pool: dict[int, list[DmaBuffer]] = {}
+        self._sent: set[Request] = set()  # those whose buffers come from the pool, until the device gives them back
         self.start()
 
     def start(self) -> None:
@@ -173,6 +174,9 @@ class Channel:
         self.in_use = False
         self.epoch += 1
         driver.negotiate(FEATURE_MOUNT_TAG)
+        for request in self._sent:  # the device was reset, and does not touch them any more
+            self.retire(request)
+        self._sent.clear()
         if not driver.features & FEATURE_MOUNT_TAG:
             driver.fail()
             raise DeviceError("the device has no mount tag")
@@ -225,7 +229,14 @@ class Channel:
         request.request_buffer.write(0, message)
         readable = [*self._cut(request.request_buffer.slice(0, len(message))), *self._cut(lent_out)]
         writable = [*self._cut(request.reply_buffer.slice(0, reply_nbytes)), *self._cut(lent_in)]
-        self.submit_ranges(readable, writable, request, kick=kick)
+        self._sent.add(request)
+        try:
+            self.submit_ranges(readable, writable, request, kick=kick)
+        except BaseException:
+            if request in self._sent:  # never sent
+                self._sent.remove(request)
+                self.retire(request)
+            raise
         return request
 
     def submit_ranges(
@@ -288,6 +299,7 @@ class Channel:
     def _harvest(self, queue: Queue[Request]) -> None:
         while (used := queue.harvest()) is not None:
             used.token.nbytes = used.nbytes
+            self._sent.discard(used.token)
 
     def _config_changed(self) -> None:
         if self.driver.needs_reset:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import threading
@@ -54,14 +55,17 @@ class Held(Generic[T]):
         self.completion.set_result(answer)
 
     def fail(self, number: int) -> None:
-        """Complete the call with an error instead of doing the work."""
+        """Complete the call with an error instead of doing the work; but a file is closed all the same."""
         if not self.completion.done:
+            if self.method == "close_file":
+                with contextlib.suppress(OSError):
+                    self._work()
             self.completion.set_error(OSError(number, os.strerror(number)))
 
-    def _cancel(self, completion: Completion[T]) -> None:
+    def _cancel(self, _completion: Completion[T]) -> None:
         self.cancelled = True
         if not self._ignore_cancel:
-            completion.set_error(OSError(errno.EINTR, os.strerror(errno.EINTR)))
+            self.fail(errno.EINTR)
 
 
 class DelayedDriver(ExportDriver[NodeT, FileT]):

@@ -213,3 +213,19 @@ def test_progress() -> None:
     assert progress(0.02)
     assert time.monotonic() - start < 5
     os.close(device.fileno)
+
+
+def test_buffers_of_forgotten_requests_are_used_again(export: Path) -> None:
+    inner = registry.create(export_of(export))
+    driver: DelayedDriver[Any, Any] = DelayedDriver(inner)
+    with pair(driver) as both:
+        pages = set()
+        for _ in range(5):
+            driver.delay = {"getattr"}
+            for _ in range(20):
+                both.session.start(both.session.client.getattr(both.mount.root_fid))
+            driver.delay = set()
+            both.remount()
+            pages.add(both.guest.dma.pages_in_use)
+        assert len(pages) == 1
+    driver.close()

@@ -13,6 +13,7 @@ from pyvirtfs.fsdev import registry
 from pyvirtfs.fsdev.completion import Completion
 from pyvirtfs.fsdev.driver import ExportDriver
 from pyvirtfs.testing import DelayedDriver
+from pyvirtfs.testing.descriptors import open_descriptors
 
 
 @pytest.fixture
@@ -103,3 +104,24 @@ def test_closing_ends_what_waits(inner: ExportDriver[Any, Any]) -> None:
     driver.close()
     with pytest.raises(InterruptedError):
         answer.result()
+
+
+def test_a_file_is_closed_even_if_nobody_waits(inner: ExportDriver[Any, Any]) -> None:
+    driver, root = delayed(inner, "close_file")
+    walked = driver.walk(root, [b"file"])
+    assert not isinstance(walked, Completion)
+    for end in ("cancel", "fail"):
+        opened = driver.open(walked.node, 0, 0)
+        assert not isinstance(opened, Completion)
+        before = open_descriptors()
+        answer = driver.close_file(opened[0])
+        assert isinstance(answer, Completion)
+        if end == "cancel":
+            answer.cancel()
+        else:
+            driver.held[-1].fail(errno.EIO)
+        with pytest.raises(OSError, match="Errno"):
+            answer.result()
+        assert len(open_descriptors()) == len(before) - 1
+    driver.release(walked.node)
+    driver.release(root)
