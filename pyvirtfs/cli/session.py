@@ -73,11 +73,11 @@ class Guest:
         channel.start()
         return self.mount(channel, msize=msize)
 
-    def mount_line(self, mounted: Mount) -> str:
+    def mount_line(self, mounted: Mount, mount_point: str = MOUNT_POINT) -> str:
         """The mount as mount(8) of Linux shows it."""
         access = "ro" if self.device.driver.readonly else "rw"
         options = f"{access},relatime,access=client,msize={mounted.session.msize},trans=virtio"
-        return f"{mounted.tag} on {MOUNT_POINT} type 9p ({options})"
+        return f"{mounted.tag} on {mount_point} type 9p ({options})"
 
 
 @contextlib.contextmanager

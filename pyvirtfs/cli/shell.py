@@ -71,7 +71,7 @@ def shell(
         mounted = guest.mount(channel, msize=msize)
         commands = Commands(
             mounted,
-            guest.mount_line(mounted),
+            guest.mount_line(mounted, "/"),
             echo=click.echo,
             complain=_tell,
             binary=sys.stdout.buffer,

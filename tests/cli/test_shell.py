@@ -78,7 +78,7 @@ def test_commands_of_an_option(run: Run, export: Path) -> None:
     answer = run("shell", "-virtfs", device, "-c", "touch a b; ls; mount; stat a; df")
     assert (answer.stderr, answer.returncode) == ("", 0)
     lines = answer.stdout.splitlines()
-    assert lines[:3] == ["a", "b", "tag on /mnt type 9p (rw,relatime,access=client,msize=512000,trans=virtio)"]
+    assert lines[:3] == ["a", "b", "tag on / type 9p (rw,relatime,access=client,msize=512000,trans=virtio)"]
     assert re.match(r"Access: \(0644/-rw-r--r--\)  Uid: \d+   Gid: \d+", lines[6])
     assert re.match(r"tag +[\d.]+[KMGT]? +[\d.]+[KMGT]? +[\d.]+[KMGT]? +\d+% /$", lines[-1])
 
@@ -95,7 +95,7 @@ def test_trace(shell: Run, run: Run, export: Path) -> None:
 def test_a_read_only_export(run: Run, export: Path) -> None:
     device = f"local,path={export},mount_tag=tag,security_model=none,readonly=on"
     answer = run("shell", "-virtfs", device, "-c", "mount; touch x")
-    assert answer.stdout.startswith("tag on /mnt type 9p (ro,")
+    assert answer.stdout.startswith("tag on / type 9p (ro,")
     assert answer.stderr == "touch: x: Read-only file system\n"
     assert answer.returncode == 1
 
@@ -107,7 +107,7 @@ def test_fsdev_and_device(run: Run, export: Path) -> None:
         "-device", "virtio-9p-pci,fsdev=fs0,mount_tag=other,vectors=0,event_idx=off,indirect_desc=off",
         "-c", "mount",
     )  # fmt: skip
-    assert answer.stdout.startswith("other on /mnt")
+    assert answer.stdout.startswith("other on / ")
 
 
 @pytest.mark.parametrize(
