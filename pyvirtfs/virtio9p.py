@@ -137,6 +137,10 @@ class Virtio9p(VirtioDevice):
         del index
         self.server.abandon()
 
+    def forget_buffers(self) -> None:
+        """As `VirtioDevice.forget_buffers`."""
+        self.server.forget_buffers()
+
     @property
     def busy(self) -> bool:
         """Whether a driver still works on requests that were cancelled."""

@@ -6,6 +6,7 @@ from pyvirtfs.memory.buffers import Buffers, IovecBuffers, ViewBuffers
 from pyvirtfs.memory.guest import GuestMemory
 from pyvirtfs.memory.ordering import TOTAL_STORE_ORDER, full_barrier, load_barrier, store_barrier
 from pyvirtfs.memory.regions import Region
+from pyvirtfs.memory.remote import RemoteBuffers, RemotePort, RemoteRegion, RemoteView, Words, unpacker
 from pyvirtfs.memory.span import HeadedBuffers, SpanBuffers
 
 __all__ = [
@@ -15,9 +16,15 @@ __all__ = [
     "HeadedBuffers",
     "IovecBuffers",
     "Region",
+    "RemoteBuffers",
+    "RemotePort",
+    "RemoteRegion",
+    "RemoteView",
     "SpanBuffers",
     "ViewBuffers",
+    "Words",
     "full_barrier",
     "load_barrier",
     "store_barrier",
+    "unpacker",
 ]

@@ -16,9 +16,10 @@ import numpy.typing as npt
 from pyvirtfs.errors import ConfigError, MemoryAccessError
 from pyvirtfs.memory.buffers import Buffers, IovecBuffers, ViewBuffers
 from pyvirtfs.memory.regions import Region, map_anonymous, map_descriptor
+from pyvirtfs.memory.remote import RemoteBuffers, RemotePort, RemoteRegion, RemoteView
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from typing_extensions import Buffer
 
@@ -53,14 +54,20 @@ class GuestMemory:
         "_view",
         "_writable",
         "generation",
+        "listeners",
         "regions",
+        "remote_regions",
     )
 
     def __init__(self) -> None:
         self.generation: int = 0
-        """Bumped whenever the regions change; holders of cached views compare it."""
+        """Bumped whenever the regions change, and by `invalidate`; holders of cached views compare it."""
+        self.listeners: list[Callable[[], None]] = []
+        """Called after the regions have changed: whoever keeps views lets go of them, so that the memory is freed."""
         self.regions: tuple[Region, ...] = ()
-        """Sorted by address."""
+        """Those that this process has mapped, sorted by address."""
+        self.remote_regions: tuple[RemoteRegion, ...] = ()
+        """Those that somebody else reads and writes for us, in no order."""
         self._update(())
 
     @classmethod
@@ -120,14 +127,33 @@ class GuestMemory:
         """
         return self._add(Region(map_descriptor(fd, nbytes, offset, writable=writable), address, readonly=not writable))
 
+    def add_remote(self, port: RemotePort, nbytes: int, *, address: int, writable: bool = True) -> RemoteRegion:
+        """Add a region that this process cannot map; slow.
+
+        Args:
+            port: Reads and writes it for us.
+            nbytes: Length in bytes.
+            address: Guest-physical address.
+            writable: False: the guest's devices may only read there.
+
+        Raises:
+            ConfigError: It does not fit at that address, or overlaps another region.
+        """
+        region = RemoteRegion(port, nbytes, address, readonly=not writable)
+        self._check_free(region)
+        self.remote_regions = (*self.remote_regions, region)
+        self._update(self.regions)
+        return region
+
     def remove(self, address: int, nbytes: int) -> None:
-        """Remove the regions of a range; buffers and views of them stay usable.
+        """Remove the regions of a range; buffers and views of mapped ones stay usable.
 
         Raises:
             ConfigError: There are none in the range, or it would cut one in two.
         """
         end = address + nbytes
-        gone = [region for region in self.regions if region.address < end and address < region.end]
+        every: tuple[Region | RemoteRegion, ...] = (*self.regions, *self.remote_regions)
+        gone = [region for region in every if region.address < end and address < region.end]
         if not gone:
             raise ConfigError("memory", f"no region at guest address {address:#x}")
         for region in gone:
@@ -135,12 +161,24 @@ class GuestMemory:
                 raise ConfigError(
                     "memory", f"{nbytes} bytes at guest address {address:#x} are only a part of {region!r}"
                 )
+        self.remote_regions = tuple(region for region in self.remote_regions if region not in gone)
         self._update(tuple(region for region in self.regions if region not in gone))
 
-    def _add(self, region: Region) -> Region:
-        for other in self.regions:
+    def invalidate(self) -> None:
+        """Whoever uses RAM for a device is to stop: cached views are made anew, a `RemotePort`'s accesses fail.
+
+        For the reset of a device, which is not to touch RAM any more once the guest has been told that it is over.
+        """
+        self.generation += 1
+
+    def _check_free(self, region: Region | RemoteRegion) -> None:
+        every: tuple[Region | RemoteRegion, ...] = (*self.regions, *self.remote_regions)
+        for other in every:
             if region.address < other.end and other.address < region.end:
                 raise ConfigError("memory", f"{region!r} overlaps {other!r}")
+
+    def _add(self, region: Region) -> Region:
+        self._check_free(region)
         self._update(tuple(sorted((*self.regions, region), key=lambda each: each.address)))
         return region
 
@@ -153,6 +191,8 @@ class GuestMemory:
         self._hosts = np.array([region.host for region in regions], _U64)
         self._readonly = any(region.readonly for region in regions)
         self._select(max(regions, key=lambda region: region.nbytes) if regions else None)
+        for listener in self.listeners:
+            listener()
 
     def _select(self, region: Region | None) -> None:
         """Make a region the one that the fast paths look at."""
@@ -192,6 +232,17 @@ class GuestMemory:
         start = address - region.address
         return region.view[start : start + nbytes]
 
+    def ring_view(self, address: int, nbytes: int) -> memoryview | RemoteView:
+        """As `view`, also for a range within one remote region.
+
+        Raises:
+            MemoryAccessError: A byte of it is not RAM, or it crosses into an adjoining region.
+        """
+        for region in self.remote_regions:
+            if region.address <= address and 0 < nbytes <= region.end - address:
+                return RemoteView(region, address - region.address, nbytes)
+        return self.view(address, nbytes)
+
     def array(self, address: int, nbytes: int) -> npt.NDArray[np.uint8]:
         """The bytes of a range within one region: uint8, shape (nbytes,), no copy.
 
@@ -200,12 +251,16 @@ class GuestMemory:
         """
         return np.frombuffer(self.view(address, nbytes), np.uint8)
 
-    def _pieces(self, address: int, nbytes: int, *, writable: bool = False) -> list[tuple[Region, int, int]]:
+    def _pieces(
+        self, address: int, nbytes: int, *, writable: bool = False
+    ) -> list[tuple[Region | RemoteRegion, int, int]]:
         """A range that may cross adjoining regions as (region, offset within it, length) each; `nbytes` is not 0."""
-        pieces: list[tuple[Region, int, int]] = []
+        pieces: list[tuple[Region | RemoteRegion, int, int]] = []
         position, left = address, nbytes
         while left:
-            region = self._find(position)
+            region: Region | RemoteRegion | None = self._find(position)
+            if region is None and self.remote_regions:
+                region = next((each for each in self.remote_regions if each.address <= position < each.end), None)
             if region is None or left < 0 or (writable and region.readonly):
                 raise MemoryAccessError(address, nbytes)
             start = position - region.address
@@ -226,7 +281,7 @@ class GuestMemory:
             return self._view[start : start + nbytes].tobytes()
         if nbytes == 0:
             return b""
-        return b"".join(region.view[start : start + here] for region, start, here in self._pieces(address, nbytes))
+        return b"".join(region.load(start, here) for region, start, here in self._pieces(address, nbytes))
 
     def write(self, address: int, data: Buffer) -> None:
         """Copy bytes in; the range may cross adjoining regions. Nothing is written unless all of it can be.
@@ -243,7 +298,7 @@ class GuestMemory:
             return
         done = 0
         for region, start, here in self._pieces(address, source.nbytes, writable=True):
-            region.view[start : start + here] = source[done : done + here]
+            region.store(start, source[done : done + here])
             done += here
 
     # --- scatter and gather ---
@@ -277,11 +332,22 @@ class GuestMemory:
             if start >= 0 and 0 < nbytes <= size - start:
                 views.append(ram[start : start + nbytes])
             elif nbytes:
-                views += [
-                    region.view[start : start + here]
-                    for region, start, here in self._pieces(address, nbytes, writable=writable)
-                ]
+                for region, start, here in self._pieces(address, nbytes, writable=writable):
+                    if isinstance(region, RemoteRegion):
+                        return self._remote_buffers(ranges, writable=writable)
+                    views.append(region.view[start : start + here])
         return ViewBuffers(views)
+
+    def _remote_buffers(self, ranges: Sequence[tuple[int, int]], *, writable: bool) -> RemoteBuffers:
+        """As `buffers`, of ranges that do not all lie in RAM of our own."""
+        return RemoteBuffers(
+            [
+                piece
+                for address, nbytes in ranges
+                if nbytes
+                for piece in self._pieces(address, nbytes, writable=writable)
+            ]
+        )
 
     def buffers_from_arrays(
         self, addresses: npt.NDArray[Any], lengths: npt.NDArray[Any], *, writable: bool = False
@@ -345,5 +411,7 @@ class GuestMemory:
         for address, nbytes in zip(addresses, lengths, strict=True):
             if nbytes:
                 for region, start, here in self._pieces(address, nbytes, writable=writable):
+                    if isinstance(region, RemoteRegion):
+                        return self._remote_buffers(list(zip(addresses, lengths, strict=True)), writable=writable)
                     rows.append((region.host + start, here))
         return IovecBuffers(np.array(rows, _U64).reshape(-1, 2), sum(lengths), self.regions)

@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pyvirtfs.errors import ConfigError
+from pyvirtfs.syscalls import map_shared
 
 if TYPE_CHECKING:
     from typing_extensions import Buffer
@@ -83,6 +84,14 @@ class Region:
         self.u64: memoryview = whole.cast("Q")
         """The whole words of it as native 64-bit integers."""
 
+    def load(self, start: int, nbytes: int) -> bytes:
+        """Copy bytes out; the range is not checked."""
+        return self.view[start : start + nbytes].tobytes()
+
+    def store(self, start: int, data: bytes | bytearray | memoryview) -> None:
+        """Copy bytes in; neither the range nor whether it may be written is checked."""
+        self.view[start : start + len(data)] = data
+
     def __repr__(self) -> str:
         kind = " readonly" if self.readonly else ""
         return f"<Region {self.address:#x}..{self.end - 1:#x}{kind}>"
@@ -99,7 +108,7 @@ def map_anonymous(nbytes: int) -> mmap.mmap:
     return mmap.mmap(-1, nbytes, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | _MAP_NORESERVE)
 
 
-def map_descriptor(fd: int, nbytes: int, offset: int = 0, *, writable: bool = True) -> mmap.mmap:
+def map_descriptor(fd: int, nbytes: int, offset: int = 0, *, writable: bool = True) -> memoryview:
     """Map part of a file, usually a memfd that another process shares (mmap(2) with MAP_SHARED).
 
     The file must not shrink afterwards: touching what it lost ends the process with SIGBUS. Where the other side is not
@@ -124,7 +133,4 @@ def map_descriptor(fd: int, nbytes: int, offset: int = 0, *, writable: bool = Tr
         raise ConfigError("memory", f"descriptor {fd} is not a regular file or memfd")
     if offset + nbytes > status.st_size:
         raise ConfigError("memory", f"{nbytes} bytes at offset {offset:#x} exceed the file, which has {status.st_size}")
-    protection = mmap.PROT_READ | (mmap.PROT_WRITE if writable else 0)
-    if sys.version_info >= (3, 13):  # do not spend a descriptor on every region
-        return mmap.mmap(fd, nbytes, mmap.MAP_SHARED, protection, offset=offset, trackfd=False)
-    return mmap.mmap(fd, nbytes, mmap.MAP_SHARED, protection, offset=offset)
+    return map_shared(fd, nbytes, offset, writable=writable)

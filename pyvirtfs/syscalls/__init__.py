@@ -15,6 +15,7 @@ from pyvirtfs.syscalls.filesystem import (
 )
 from pyvirtfs.syscalls.handles import MAX_HANDLE_SZ, FileHandle, name_to_handle_at, open_by_handle_at
 from pyvirtfs.syscalls.locks import HeldLock, find_lock, try_lock, unlock
+from pyvirtfs.syscalls.mapping import map_shared
 from pyvirtfs.syscalls.memfd import (
     SEAL_FUTURE_WRITE,
     SEAL_GROW,
@@ -106,6 +107,7 @@ __all__ = [
     "have_fchmodat2",
     "link_descriptor",
     "list_xattr",
+    "map_shared",
     "memfd_create",
     "name_to_handle_at",
     "open_by_handle_at",

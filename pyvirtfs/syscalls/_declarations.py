@@ -33,6 +33,9 @@ int64_t preadv(int fd, const struct iovec *iov, int count, int64_t offset);
 int64_t pwritev(int fd, const struct iovec *iov, int count, int64_t offset);
 int sync_file_range(int fd, int64_t offset, int64_t nbytes, unsigned int flags);
 
+void *mmap(void *address, size_t nbytes, int protection, int flags, int fd, int64_t offset);
+int munmap(void *address, size_t nbytes);
+
 int64_t listxattr(const char *path, char *list, size_t nbytes);
 int fstatfs(int fd, void *statfsbuf);
 

@@ -81,7 +81,9 @@ class VirtioDevice(abc.ABC):
         errors: How many faults led to DEVICE_NEEDS_RESET, ever.
         last_error: The latest of them; survives a reset.
         transport: The bus, once there is one.
-        defer: Leave the work of a doorbell to `run_pending`.
+        defer: Leave the work of a doorbell to `run_pending`. Each call of it then takes no more from a queue than its
+            ring holds, so that a guest which goes on making requests meanwhile cannot keep it from returning:
+            `next_deadline` tells that there is more.
 
     Raises:
         ConfigError: A queue size that cannot be.
@@ -132,6 +134,8 @@ class VirtioDevice(abc.ABC):
         self._closed = False
         self._lingering = 0  # what the status register shows while a reset goes on
         self._settling_queues = 0  # bit n: the reset of queue n goes on
+        self._resets = 0
+        memory.listeners.append(self._memory_changed)
 
     # --- for device types ---
 
@@ -162,6 +166,9 @@ class VirtioDevice(abc.ABC):
         """Queue `index` is reset: drop its requests, and only those. Nothing of them is pushed any more."""
         del index
         self.cancel()
+
+    def forget_buffers(self) -> None:  # noqa: B027 (as above)
+        """Regions of guest memory have come or gone: let go of buffers of requests that were answered."""
 
     @property
     def busy(self) -> bool:
@@ -256,6 +263,8 @@ class VirtioDevice(abc.ABC):
         """Reset the device (2.4): no request, no ring and no register of before is of any effect afterwards."""
         self._live = False
         self._kicked = 0
+        self._resets += 1
+        self.memory.invalidate()
         for queue in self.queues:
             queue.reset()
         self._guarded(self.cancel)
@@ -270,7 +279,11 @@ class VirtioDevice(abc.ABC):
 
     def _settled(self) -> bool:
         """Whether all that was cancelled by resets has let go of guest memory."""
-        self.run_pending()
+        if self.defer:
+            self._guarded(self.collect)  # the rest is for `run_pending`
+            self._collect = True
+        else:
+            self.run_pending()
         if self.busy:
             return False
         self._lingering = self._settling_queues = 0
@@ -280,6 +293,14 @@ class VirtioDevice(abc.ABC):
         """Reset for good: the device never becomes live again."""
         self._closed = True
         self.reset()
+        if self._memory_changed in self.memory.listeners:
+            self.memory.listeners.remove(self._memory_changed)
+
+    def _memory_changed(self) -> None:
+        """Let go of views: the memory of regions that are gone is to be freed."""
+        for queue in self.queues:
+            queue.unmap()
+        self.forget_buffers()
 
     def needs_reset(self, error: Exception) -> None:
         """The device cannot go on: DEVICE_NEEDS_RESET, and quiet until it is reset (2.1.2).
@@ -337,6 +358,7 @@ class VirtioDevice(abc.ABC):
             if self.transport is not None:
                 self.transport.queue_reset(queue)
             self._kicked &= ~(1 << index)
+            self.memory.invalidate()
             queue.reset()
             self._guarded(lambda: self.cancel_queue(index))
             self._settling_queues |= 1 << index
@@ -372,10 +394,16 @@ class VirtioDevice(abc.ABC):
         return 0
 
     def _work(self) -> int:
-        """All the work that there is, also for a driver that comes up again out of an interrupt; the device is live."""
+        """All the work that there is, also for a driver that comes up again out of an interrupt; the device is live.
+
+        With `defer` it is a ring's worth.
+        """
         queues = self.queues
         done = 0
-        while self._live and (self._kicked or self._collect):
+        turns = 0
+        while self._live and (self._kicked or self._collect) and not (turns and self.defer):
+            turns += 1
+            resets = self._resets
             self._running = True
             kicked, self._kicked = self._kicked, 0
             try:
@@ -387,7 +415,8 @@ class VirtioDevice(abc.ABC):
                     self.collect()
                 done += self._interrupt()
             except GuestError as error:
-                self.needs_reset(error)
+                if self._resets == resets:  # else it was about requests of before a reset
+                    self.needs_reset(error)
             except Exception as error:  # noqa: BLE001 (an emulator's processor loop must survive a bug in here)
                 self._bug(error)
                 self.needs_reset(error)
@@ -424,6 +453,8 @@ class VirtioDevice(abc.ABC):
         """A step that belongs to recovery itself: whatever it raises is logged, and the rest goes on."""
         try:
             step()
+        except GuestError as error:  # a client without shared RAM that left, for example
+            log.debug("while recovering: %s", error)
         except Exception as error:  # noqa: BLE001 (as in _work)
             self._bug(error)
 

@@ -9,7 +9,16 @@ from __future__ import annotations
 from typing import Final
 
 from pyvirtfs.errors import MemoryAccessError, QueueError
-from pyvirtfs.memory import TOTAL_STORE_ORDER, GuestMemory, full_barrier, load_barrier, store_barrier
+from pyvirtfs.memory import (
+    TOTAL_STORE_ORDER,
+    GuestMemory,
+    RemoteView,
+    Words,
+    full_barrier,
+    load_barrier,
+    store_barrier,
+    unpacker,
+)
 from pyvirtfs.virtio.chain import Chain, Ranges
 from pyvirtfs.virtio.layout import (
     AVAIL_NO_INTERRUPT,
@@ -22,7 +31,7 @@ from pyvirtfs.virtio.layout import (
 )
 from pyvirtfs.virtio.queue import Virtqueue
 
-_unpack_descriptor: Final = lower(Descriptor).unpack_from
+_DESCRIPTOR: Final = lower(Descriptor)
 
 _WEAKLY_ORDERED: Final = not TOTAL_STORE_ORDER
 _INDIRECT_NEXT: Final = DESC_INDIRECT | DESC_NEXT
@@ -39,7 +48,7 @@ class SplitQueue(Virtqueue):
     __slots__ = (
         "_avail",
         "_avail_seen",
-        "_descriptors",
+        "_descriptor",
         "_fenced",
         "_mask",
         "_used",
@@ -73,14 +82,17 @@ class SplitQueue(Virtqueue):
         """Drop the cached views."""
         nothing = memoryview(b"")
         self._generation = -1
-        self._descriptors = self._avail = self._used = self._used_ring = nothing
+        self._descriptor = unpacker(_DESCRIPTOR, nothing)
+        self._avail: Words = nothing
+        self._used: Words = nothing
+        self._used_ring: Words = nothing
         self._mask = self._used_event = self._wish = self._avail_seen = 0
         self._fenced = False  # whether there was a full barrier since the last push
         self._reader.forget()
 
-    def _views(self) -> tuple[memoryview, memoryview, memoryview]:
+    def _views(self) -> tuple[memoryview | RemoteView, ...]:
         state = self.state
-        view = self._memory.view
+        view = self._memory.ring_view
         size = state.size
         event = 2 if self._event_idx else 0  # without it the event words belong to somebody else
         used = view(state.device, 4 + 8 * size + event)
@@ -97,7 +109,7 @@ class SplitQueue(Virtqueue):
         generation = self._memory.generation
         descriptors, avail, used = self._views()
         size = state.size
-        self._descriptors = descriptors
+        self._descriptor = unpacker(_DESCRIPTOR, descriptors)
         self._avail = avail.cast("H")
         self._used = used.cast("H")
         self._used_ring = used[4 : 4 + 8 * size].cast("Q")
@@ -141,7 +153,7 @@ class SplitQueue(Virtqueue):
         in_flight = self.in_flight
         if head in in_flight:
             raise QueueError(f"queue {self.index}: chain {head} is in flight already")
-        address, nbytes, flags, following = _unpack_descriptor(self._descriptors, head << 4)
+        address, nbytes, flags, following = self._descriptor(head << 4)
         if flags & _INDIRECT_NEXT == DESC_INDIRECT:
             chain = self._reader.table(head, address, nbytes)
         else:
@@ -153,7 +165,7 @@ class SplitQueue(Virtqueue):
     def _walk(self, head: int, address: int, nbytes: int, flags: int, following: int) -> Chain:
         """A chain of direct descriptors, the last of which may name an indirect table (2.7.5.3.2)."""
         ranges = Ranges()
-        descriptors = self._descriptors
+        descriptor = self._descriptor
         mask = self._mask
         for _ in range(mask + 1):
             if flags & DESC_INDIRECT:
@@ -166,7 +178,7 @@ class SplitQueue(Virtqueue):
                 break
             if following > mask:
                 raise QueueError(f"queue {self.index}: next is {following}, size {mask + 1}")
-            address, nbytes, flags, following = _unpack_descriptor(descriptors, following << 4)
+            address, nbytes, flags, following = descriptor(following << 4)
         else:
             raise QueueError(f"queue {self.index}: a loop of descriptors")
         return self._reader.chain(head, ranges)

@@ -355,3 +355,139 @@ class TestReadonlyRegions:
         for fill in (lambda: found.preadv(fd, 0), lambda: found.write(0, b"x")):
             with pytest.raises(OSError, match="Bad address"):
                 fill()
+
+
+# --- regions that come and go ---
+
+
+class Port:
+    """Somebody who reads and writes RAM for us."""
+
+    def __init__(self) -> None:
+        self.data = bytearray(os.urandom(PAGE))
+
+    def read(self, address: int, nbytes: int) -> bytes:
+        return bytes(self.data[address % PAGE :][:nbytes])
+
+    def write(self, address: int, data: bytes | bytearray | memoryview) -> None:
+        self.data[address % PAGE : address % PAGE + len(data)] = data
+
+
+def test_listeners_are_told_of_every_change() -> None:
+    memory = GuestMemory()
+    seen: list[tuple[int, int]] = []
+    memory.listeners.append(lambda: seen.append((len(memory.regions), len(memory.remote_regions))))
+    memory.add_array(bytearray(PAGE), 0)
+    memory.add_remote(Port(), PAGE, address=PAGE)
+    with pytest.raises(ConfigError):
+        memory.add_array(bytearray(PAGE), 8)
+    memory.remove(0, 2 * PAGE)
+    assert seen == [(1, 0), (1, 1), (0, 0)]
+    assert memory.generation == 4  # that of the empty memory is 1
+
+
+def test_listeners_that_let_go_free_the_memory() -> None:
+    """A removed region is unmapped as soon as nobody has a view of it."""
+    fd = os.memfd_create("to-be-freed")
+    os.ftruncate(fd, PAGE)
+    memory = GuestMemory.from_fd(fd, PAGE)
+    os.close(fd)
+    cached = [memory.view(0, 16)]
+    memory.listeners.append(cached.clear)
+    with open("/proc/self/maps") as maps:
+        assert "to-be-freed" in maps.read()
+    memory.remove(0, PAGE)
+    with open("/proc/self/maps") as maps:
+        assert "to-be-freed" not in maps.read()
+
+
+def test_remote_regions() -> None:
+    memory = GuestMemory()
+    memory.add_array(bytearray(PAGE), PAGE)
+    port = Port()
+    region = memory.add_remote(port, PAGE, address=2 * PAGE)
+    readonly = memory.add_remote(Port(), PAGE, address=0, writable=False)
+    assert memory.remote_regions == (region, readonly)
+    assert memory.regions[0].address == PAGE
+    assert memory.read(2 * PAGE + 5, 10) == port.data[5:15]
+    memory.write(2 * PAGE - 4, b"8 bytes!")
+    assert memory.read(2 * PAGE - 4, 8) == b"8 bytes!"
+    assert port.data[:4] == b"tes!"
+    for wrong in (
+        lambda: memory.write(0, b"x"),
+        lambda: memory.write(PAGE - 1, b"xy"),
+        lambda: memory.read(0, 4 * PAGE),
+    ):
+        with pytest.raises(MemoryAccessError):
+            wrong()
+    assert memory.read(PAGE, 1) == b"\0"  # nothing was written by the second one
+    with pytest.raises(MemoryAccessError):
+        memory.view(2 * PAGE, 1)
+
+
+@pytest.mark.parametrize("address", [PAGE // 2 // 8 * 8, 0, PAGE - 8])
+@pytest.mark.parametrize("first", ["own", "remote"])
+@pytest.mark.parametrize("second", ["own", "remote"])
+def test_remote_regions_do_not_overlap(first: str, second: str, address: int) -> None:
+    memory = GuestMemory()
+
+    def add(kind: str, where: int) -> None:
+        if kind == "own":
+            memory.add_array(bytearray(PAGE), where)
+        else:
+            memory.add_remote(Port(), PAGE, address=where)
+
+    add(first, 0)
+    with pytest.raises(ConfigError, match="overlaps"):
+        add(second, address)
+    add(second, PAGE)
+
+
+def test_remote_regions_are_removed_whole() -> None:
+    memory = GuestMemory()
+    memory.add_remote(Port(), PAGE, address=0)
+    for address, nbytes in ((0, PAGE // 2), (8, PAGE)):
+        with pytest.raises(ConfigError, match="only a part"):
+            memory.remove(address, nbytes)
+    memory.remove(0, PAGE)
+    with pytest.raises(ConfigError, match="no region"):
+        memory.remove(0, PAGE)
+    with pytest.raises(MemoryAccessError):
+        memory.read(0, 1)
+
+
+def test_ring_views() -> None:
+    memory = GuestMemory()
+    memory.add_array(bytearray(b"own RAM!" * 8), 0)
+    port = Port()
+    memory.add_remote(port, PAGE, address=PAGE)
+    assert isinstance(memory.ring_view(0, 8), memoryview)
+    view = memory.ring_view(PAGE + 8, 16)
+    assert (view.nbytes, view.readonly) == (16, False)
+    assert view.cast("Q")[1] == int.from_bytes(port.data[16:24], "little")
+    for address, nbytes in ((PAGE - 8, 16), (2 * PAGE - 8, 16), (60, 8), (2 * PAGE, 1)):
+        with pytest.raises(MemoryAccessError):
+            memory.ring_view(address, nbytes)
+
+
+@pytest.mark.parametrize("count", [1, 2, 50, 300])
+def test_a_payload_with_remote_parts(count: int) -> None:
+    """Whichever way it is made."""
+    memory = GuestMemory()
+    own, port = bytearray(os.urandom(PAGE)), Port()
+    memory.add_array(own, 0)
+    memory.add_remote(port, PAGE, address=PAGE)
+    ranges = [((i * 37) % (2 * PAGE - 16), 16) for i in range(count - 1)] + [(PAGE - 3, 9)]
+    model = bytes(own + port.data)
+    expected = b"".join(model[address : address + nbytes] for address, nbytes in ranges)
+    addresses, lengths = (np.array(column, np.uint64) for column in zip(*ranges, strict=True))
+    for made in (
+        memory.buffers(ranges, writable=True),
+        memory.buffers_from_arrays(addresses, lengths, writable=True),
+        memory.buffers_from_pairs(np.array(ranges, np.uint64), writable=True),
+    ):
+        assert made.read(0, made.nbytes) == expected
+    memory.remove(PAGE, PAGE)
+    memory.add_remote(port, PAGE, address=PAGE, writable=False)
+    with pytest.raises(MemoryAccessError):
+        memory.buffers(ranges, writable=True)

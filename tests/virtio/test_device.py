@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -11,6 +12,7 @@ from hypothesis import strategies as st
 
 from pyvirtfs.errors import ConfigError, GuestError
 from pyvirtfs.memory import GuestMemory
+from pyvirtfs.syscalls import memfd_create
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -310,3 +312,104 @@ def test_config_changes_of_a_broken_device_are_silent(machine: Any) -> None:
     machine.sink.vectors()
     machine.device.set_config(b"new")
     assert machine.sink.vectors() == []
+
+
+# --- a guest that runs at the same time, and RAM that comes and goes ---
+
+
+@pytest.fixture
+def busy_machine(make_machine: Any, echo_device: Any) -> Any:
+    """A device that takes no more than a ring's worth at once, and whose guest makes two requests of each."""
+
+    class Bounded(echo_device):  # type: ignore[misc]
+        def process(self, index: int) -> bool:
+            queue = self.queues[index]
+            for _ in range(queue.state.size):
+                chain = queue.pop()
+                if chain is None:
+                    return False
+                self.seen.append(b"")
+                if self.on_request is not None:
+                    self.on_request()
+                self.answer(queue, chain, b"x")
+            return True
+
+    return lambda **options: make_machine(Bounded, **options)
+
+
+def test_deferred_work_ends_although_the_guest_goes_on(busy_machine: Any) -> None:
+    machine = busy_machine(defer=True)
+    ring = machine.driver.start()
+    machine.device.on_request = lambda: request(machine, ring)
+    request(machine, ring)
+    machine.driver.kick()
+    for turn in range(1, 4):
+        assert machine.function.next_deadline() == 0.0
+        assert machine.function.run_pending() == 8
+        assert len(machine.device.seen) == 8 * turn
+    machine.device.on_request = None
+    assert machine.function.run_pending() == 1
+    assert machine.function.next_deadline() is None
+    assert len(ring.used()) <= 25
+
+
+def test_work_that_is_not_deferred_is_done_to_the_end(busy_machine: Any) -> None:
+    machine = busy_machine()
+    ring = machine.driver.start()
+    machine.device.on_request = lambda: request(machine, ring) if len(machine.device.seen) < 50 else None
+    request(machine, ring)
+    machine.driver.kick()
+    assert len(machine.device.seen) == 50
+
+
+def test_a_fault_of_before_a_reset_is_not_held_against_the_device(machine: Any) -> None:
+    """RAM goes away in the middle of a request because the guest resets: the fault belongs to what is gone."""
+
+    def reset_and_fail() -> None:
+        machine.driver.set("device_status", 0)
+        raise GuestError("of the request before the reset")
+
+    ring = machine.driver.start()
+    machine.device.on_request = reset_and_fail
+    request(machine, ring)
+    machine.driver.kick()
+    assert machine.driver.get("device_status") == 0
+    assert machine.device.errors == 0
+    machine.device.on_request = None
+    assert machine.echo(machine.driver.start()) == b"olleh"
+
+
+def mapped(name: str) -> int:
+    with open("/proc/self/maps") as maps:
+        return maps.read().count(name)
+
+
+def test_removed_ram_is_really_unmapped(machine: Any) -> None:
+    """Although the rings were there, and buffers of requests."""
+    fd = memfd_create("removed-ram", 1 << 16)
+    machine.memory.add_fd(fd, 1 << 16, address=1 << 32)
+    os.close(fd)
+    ring = Ring(machine, 1 << 32)
+    assert machine.echo(ring.ring) == b"olleh"
+    assert mapped("removed-ram") == 1
+    machine.memory.remove(1 << 32, 1 << 16)
+    assert mapped("removed-ram") == 0
+    machine.driver.kick()
+    assert machine.driver.broken
+
+
+class Ring:
+    """A queue in another region of RAM."""
+
+    def __init__(self, machine: Any, base: int) -> None:
+        driver = machine.driver
+        size = driver.queue_size(0)
+        self.ring = type(driver.start())(machine.memory, size, base)
+        driver.start(ring=self.ring)
+
+
+def test_a_closed_device_listens_no_more(machine: Any) -> None:
+    assert len(machine.memory.listeners) == 1
+    machine.device.close()
+    assert machine.memory.listeners == []
+    machine.device.close()

@@ -56,7 +56,7 @@ def test_what_a_second_process_sees(event_idx: bool) -> None:
         ) as observer:
             try:
                 serve(queue, kick_read, interrupt_write)
-                output, _ = observer.communicate(timeout=20)
+                output, _ = observer.communicate(timeout=60)
             finally:
                 observer.kill()
     finally:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import struct
+import weakref
 from collections.abc import Callable
 from typing import Any
 
@@ -414,3 +415,74 @@ def test_the_barrier_of_the_last_pop_serves_the_interrupt_too(monkeypatch: pytes
     queue.push(chain, 0)
     queue.needs_interrupt()
     assert side.calls == 2
+
+
+# --- rings that only somebody else can reach ---
+
+
+class Port:
+    """Reads and writes RAM, word by word, for a device that cannot map it."""
+
+    def __init__(self) -> None:
+        self.memory = GuestMemory.anonymous(RAM)
+        self.asked: list[tuple[str, int, int]] = []
+
+    def read(self, address: int, nbytes: int) -> bytes:
+        self.asked.append(("read", address, nbytes))
+        return self.memory.read(address, nbytes)
+
+    def write(self, address: int, data: bytes | bytearray | memoryview) -> None:
+        self.asked.append(("write", address, len(data)))
+        self.memory.write(address, data)
+
+
+def remote_queue(*, event_idx: bool, writable: bool = True) -> tuple[Port, SplitQueue]:
+    port = Port()
+    memory = GuestMemory()
+    memory.add_remote(port, RAM, address=0, writable=writable)
+    return port, make_queue(8, event_idx=event_idx, memory=memory)
+
+
+@pytest.mark.parametrize("event_idx", [False, True])
+@pytest.mark.parametrize("indirect", [False, True])
+def test_a_ring_by_messages(event_idx: bool, indirect: bool) -> None:
+    port, queue = remote_queue(event_idx=event_idx)
+    ram = port.memory
+    for turn in range(20):  # over the end of the ring
+        table = 0x6000 if indirect else RING
+        ram.write(table, struct.pack("<QIHHQIHH", 0x8000, 4, NEXT, 1, 0x9000, 8, WRITE, 0))
+        if indirect:
+            ram.write(RING, struct.pack("<QIHH", 0x6000, 32, INDIRECT, 0))
+        ram.write(0x8000, struct.pack("<I", turn))
+        ram.write(RING + 0x1004 + 2 * (turn % 8), struct.pack("<H", 0))
+        ram.write(RING + 0x1002, struct.pack("<H", turn + 1))
+        ram.write(RING + 0x1004 + 2 * 8, struct.pack("<H", turn))  # used_event
+        chain = queue.pop()
+        assert chain is not None
+        assert chain.readable.read(0, 4) == struct.pack("<I", turn)
+        chain.writable.write(0, b"answered")
+        queue.push(chain, 8)
+        assert queue.pop() is None
+        assert queue.needs_interrupt()
+        assert ram.read(0x9000, 8) == b"answered"
+        assert struct.unpack("<H", ram.read(RING + 0x2002, 2)) == (turn + 1,)
+        assert struct.unpack("<II", ram.read(RING + 0x2004 + 8 * (turn % 8), 8)) == (0, 8)
+    index_stores = [each for each in port.asked if each[0] == "write" and each[1] == RING + 0x2002]
+    assert index_stores == [("write", RING + 0x2002, 2)] * 20  # one each, and never a wrong one
+
+
+def test_a_remote_used_ring_that_cannot_be_written() -> None:
+    with pytest.raises(MemoryAccessError):
+        remote_queue(event_idx=False, writable=False)
+
+
+def test_unmap_lets_go_of_the_ring() -> None:
+    memory = GuestMemory()
+    memory.add_array(bytearray(RAM), 0)
+    queue = make_queue(memory=memory)
+    assert queue.pop() is None
+    array = weakref.ref(memory.regions[0].array)
+    memory.remove(0, RAM)
+    assert array() is not None
+    queue.unmap()
+    assert array() is None
