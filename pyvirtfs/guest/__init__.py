@@ -25,6 +25,7 @@ from pyvirtfs.guest.paths import PureGuestPath
 from pyvirtfs.guest.probe import FoundFunction, Windows, probe
 from pyvirtfs.guest.session import Sent, Session
 from pyvirtfs.guest.split_ring import SplitRing
+from pyvirtfs.guest.vfio_user import VfioUserClient
 from pyvirtfs.guest.virtio_driver import Counters, Queue, VirtioPciDriver
 
 __all__ = [
@@ -59,6 +60,7 @@ __all__ = [
     "Shapes",
     "Slot",
     "SplitRing",
+    "VfioUserClient",
     "VirtioPciDriver",
     "Windows",
     "mount",

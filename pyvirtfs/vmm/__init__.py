@@ -1,0 +1,1 @@
+"""Adapters that know one virtual machine monitor each."""

@@ -1,0 +1,83 @@
+"""The loop that serves vfio-user clients of several functions in one thread."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import select
+import time
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from pyvirtfs.vmm.vfio_user.server import Server
+
+
+class Loop:
+    """Serves several servers in one thread, until `stop`."""
+
+    def __init__(self) -> None:
+        self.servers: list[Server] = []
+        self._stop = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+
+    def stop(self) -> None:
+        """Let `run` return soon; may be called from a signal handler or another thread."""
+        with contextlib.suppress(OSError):
+            os.eventfd_write(self._stop, 1)
+
+    def run(self) -> None:
+        """Serve until `stop` is called."""
+        with select.epoll() as epoll:
+            epoll.register(self._stop, select.EPOLLIN)
+            owners: dict[int, Server] = {}
+            watched: dict[Server, list[int]] = {}
+            deadlines: dict[Server, float] = {}
+            for server in self.servers:
+                _watch(epoll, owners, watched, server)
+            poll = epoll.poll
+            while True:
+                timeout = None
+                if deadlines:
+                    timeout = max(min(deadlines.values()) - time.monotonic(), 0.0)
+                ready = poll(timeout)
+                for fd, _ in ready:
+                    if fd == self._stop:
+                        return
+                    owner = owners.get(fd)
+                    if owner is not None:
+                        _note(deadlines, owner, owner.step(fd))
+                        if owner.filenos() != watched[owner]:
+                            _watch(epoll, owners, watched, owner)
+                if deadlines:
+                    now = time.monotonic()
+                    for server in [each for each, deadline in deadlines.items() if deadline <= now]:
+                        _note(deadlines, server, server.step())
+                        if server.filenos() != watched[server]:
+                            _watch(epoll, owners, watched, server)
+
+    def close(self) -> None:
+        """Close all servers."""
+        for server in self.servers:
+            server.close()
+        os.close(self._stop)
+
+
+def _note(deadlines: dict[Server, float], server: Server, deadline: float | None) -> None:
+    if deadline is None:
+        deadlines.pop(server, None)
+    else:
+        deadlines[server] = deadline
+
+
+def _watch(epoll: select.epoll, owners: dict[int, Server], watched: dict[Server, list[int]], server: Server) -> None:
+    """Let an epoll tell of the descriptors that a server waits for now."""
+    before, now = watched.get(server, []), server.filenos()
+    for fd in before:
+        if fd not in now:
+            owners.pop(fd, None)
+            with contextlib.suppress(OSError):  # closed already, which takes it out as well
+                epoll.unregister(fd)
+    for fd in now:
+        if fd not in before:
+            owners[fd] = server
+            epoll.register(fd, select.EPOLLIN)
+    watched[server] = now

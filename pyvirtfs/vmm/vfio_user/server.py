@@ -1,0 +1,210 @@
+"""A PCI function on a unix socket, for one vfio-user client after the other."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import logging
+import os
+import socket
+import stat
+import time
+from typing import TYPE_CHECKING, Final, Protocol, runtime_checkable
+
+from pyvirtfs.errors import ConfigError
+from pyvirtfs.vmm.vfio_user.connection import Connection, Hangup
+from pyvirtfs.vmm.vfio_user.irqs import Irqs
+from pyvirtfs.vmm.vfio_user.regions import Regions
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from pyvirtfs.memory import GuestMemory
+    from pyvirtfs.pci import PciFunction
+
+_MAX_PATH: Final = 107
+"""Bytes of a unix socket's path (unix(7))."""
+_GOODBYE: Final = 0.2
+"""Seconds for a client to notice that the server goes, so that nothing unread is left in the socket."""
+
+_log = logging.getLogger(__name__)
+
+
+@runtime_checkable
+class Deferring(Protocol):
+    """A function that has work of its own, as `pyvirtfs.Virtio9pPci` made with ``defer=True``."""
+
+    def run_pending(self) -> int:
+        """Do the work that waits, or a part of it."""
+
+    def next_deadline(self) -> float | None:
+        """When `run_pending` is to be called even if nothing happens, as time.monotonic(); 0.0: now."""
+
+    def wakeup_fileno(self) -> int | None:
+        """A descriptor that becomes readable when `run_pending` has something to do."""
+
+
+def listen(path: str) -> socket.socket:
+    """A listening unix socket that only this user may connect to; a stale socket file is replaced.
+
+    Raises:
+        ConfigError: The path is too long, or somebody listens there already, or it is no socket, or it cannot be made.
+    """
+    if len(os.fsencode(path)) > _MAX_PATH:
+        raise ConfigError("--socket", f"{path!r} is too long: a socket's path may have {_MAX_PATH} bytes")
+    listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        _remove_stale(path)
+        listener.bind(path)
+        os.chmod(path, 0o600)  # nobody can connect before listen(2)
+        listener.listen(16)
+        listener.setblocking(False)
+    except OSError as error:
+        listener.close()
+        raise ConfigError("--socket", f"{path!r} cannot be made: {error.strerror}") from None
+    except ConfigError:
+        listener.close()
+        raise
+    return listener
+
+
+def _remove_stale(path: str) -> None:
+    try:
+        mode = os.lstat(path).st_mode
+    except FileNotFoundError:
+        return
+    if not stat.S_ISSOCK(mode):
+        raise ConfigError("--socket", f"{path!r} exists, and is not a socket")
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+        probe.setblocking(False)
+        try:
+            probe.connect(path)
+        except ConnectionRefusedError:
+            os.unlink(path)
+            return
+        except BlockingIOError:  # its backlog is full
+            pass
+    raise ConfigError("--socket", f"somebody listens at {path!r} already")
+
+
+class Server:
+    """One function behind one socket.
+
+    Clients are served one at a time; the next one that connects waits until the one before is gone. Between clients
+    the function is reset, and no guest RAM is mapped.
+
+    Args:
+        function: The function. Its interrupts go to the client. If it has work of its own it should be made with
+            ``defer=True``.
+        memory: Its guest RAM, without regions: they are the client's to give.
+        path: Of the socket.
+        strict_memory: Refuse guest RAM that can be taken away, see `pyvirtfs.vmm.vfio_user.dma`.
+        trace: Called with a line for each message.
+        on_hangup: Called with the connection and the reason, if there is one, when a client is gone; before the
+            function is reset.
+
+    Raises:
+        ConfigError: See `listen`.
+    """
+
+    def __init__(
+        self,
+        function: PciFunction,
+        memory: GuestMemory,
+        path: str | os.PathLike[str],
+        *,
+        strict_memory: bool = False,
+        trace: Callable[[str], None] | None = None,
+        on_hangup: Callable[[Connection, str], None] | None = None,
+    ) -> None:
+        self.path: Final = os.fspath(path)
+        self.function: Final = function
+        self._memory = memory
+        self._strict = strict_memory
+        self._trace = trace
+        self._on_hangup = on_hangup
+        self._listener = listen(self.path)
+        status = os.lstat(self.path)
+        self._identity = status.st_dev, status.st_ino
+        self.irqs: Final = Irqs(function)
+        self._regions = Regions(function)
+        self._deferring = function if isinstance(function, Deferring) else None
+        self.connection: Connection | None = None
+        """The client that is served now."""
+
+    def filenos(self) -> list[int]:
+        """The descriptors whose readability is to be told by `step`."""
+        found = [self._listener.fileno() if self.connection is None else self.connection.fileno()]
+        if self._deferring is not None and (wakeup := self._deferring.wakeup_fileno()) is not None:
+            found.append(wakeup)
+        return found
+
+    def step(self, readable: int | None = None) -> float | None:
+        """Do what there is to do; never fails.
+
+        Args:
+            readable: One of `filenos` that is readable.
+
+        Returns:
+            When to call again even if nothing becomes readable, as time.monotonic(), 0.0: at once; None: never.
+        """
+        connection = self.connection
+        try:
+            if connection is None:
+                if readable == self._listener.fileno():
+                    self._accept()
+            elif readable == connection.fileno():
+                connection.serve()
+            deferring = self._deferring
+            if deferring is None:
+                return None
+            deferring.run_pending()
+            if self.connection is not None:
+                self.connection.check()
+            return deferring.next_deadline()
+        except Hangup as reason:
+            self._hang_up(str(reason))
+        except Exception as error:  # noqa: BLE001 (a server must outlive its bugs: other VMs hang on it)
+            _log.error("a bug in the server", exc_info=error)
+            self._hang_up(f"a bug: {error}")
+        return None
+
+    def _accept(self) -> None:
+        try:
+            client, _ = self._listener.accept()
+        except OSError as error:
+            if error.errno not in {errno.EAGAIN, errno.ECONNABORTED}:
+                _log.error("%s: no client can be accepted: %s", self.path, error.strerror)
+                time.sleep(0.1)  # no descriptors left, most likely: do not spin
+            return
+        _log.info("%s: a client has connected", self.path)
+        self.connection = Connection(
+            client,
+            self.function,
+            self._memory,
+            self.irqs,
+            self._regions,
+            strict=self._strict,
+            trace=self._trace,
+        )
+
+    def _hang_up(self, reason: str) -> None:
+        connection, self.connection = self.connection, None
+        if connection is None:
+            return
+        level = logging.WARNING if reason else logging.INFO
+        _log.log(level, "%s: the client is gone%s", self.path, f": {reason}" if reason else "")
+        if self._on_hangup is not None:
+            self._on_hangup(connection, reason)
+        connection.close()
+
+    def close(self) -> None:
+        """Part from the client so that it survives that, close everything, remove the socket file. Idempotent."""
+        if self.connection is not None:
+            self.connection.part(_GOODBYE)
+            self._hang_up("")
+        self._listener.close()
+        with contextlib.suppress(OSError):
+            status = os.lstat(self.path)
+            if (status.st_dev, status.st_ino) == self._identity:
+                os.unlink(self.path)
