@@ -93,15 +93,7 @@ def device_options(command: CommandT) -> CommandT:
 
     With two dashes they are the same, as QEMU has it. A fourth one, `--import`, does its work itself.
     """
-    command = click.option(
-        "--import",
-        "modules",
-        metavar="MODULE",
-        multiple=True,
-        expose_value=False,
-        callback=_import_modules,
-        help="Import a Python module first, which registers a driver of its own (pyvirtfs.fsdev.register).",
-    )(command)
+    command = import_option(command)
     for name, metavar, text in (
         ("device", "DEVICE,fsdev=ID,mount_tag=TAG[,...]", "A device. 'help' and 'DEVICE,help' list."),
         ("fsdev", "DRIVER,id=ID[,...]", "An export for a -device. 'help' and 'DRIVER,help' list."),
@@ -114,6 +106,19 @@ def device_options(command: CommandT) -> CommandT:
         option = click.option(f"-{name}", f"--{name}", name, metavar=metavar, multiple=True, help=f"{text} As QEMU's.")
         command = option(command)
     return command
+
+
+def import_option(command: CommandT) -> CommandT:
+    """Add `--import`, which does its work itself."""
+    return click.option(
+        "--import",
+        "modules",
+        metavar="MODULE",
+        multiple=True,
+        expose_value=False,
+        callback=_import_modules,
+        help="Import a Python module first, which registers a driver of its own (pyvirtfs.fsdev.register).",
+    )(command)
 
 
 def _import_modules(_ctx: click.Context, _parameter: click.Parameter, names: tuple[str, ...]) -> None:

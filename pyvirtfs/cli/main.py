@@ -21,6 +21,8 @@ from pyvirtfs.errors import ConfigError, DeviceError
 COMMANDS = {
     "demo": "A guest mounts a folder of this machine, step by step.",
     "shell": "An interactive guest on an export: ls, cat, put, get, ...",
+    "qemu": "Run QEMU with these devices in place of its own.",
+    "serve": "Serve devices to virtual machines over vfio-user.",
     "lspci": "Show the PCI function as pciutils would.",
     "doctor": "What this machine offers to an export, and what is missing.",
 }
@@ -30,6 +32,8 @@ _EXAMPLES = """\b
 Examples:
   pyvirtfs demo
   pyvirtfs shell -virtfs local,path=/srv/data,mount_tag=data,security_model=none
+  pyvirtfs qemu -- qemu-system-x86_64 -m 2G ... -virtfs local,path=/srv,mount_tag=srv,security_model=none
+  pyvirtfs serve -virtfs local,path=/srv,mount_tag=srv,security_model=none --socket /run/srv.sock
   pyvirtfs lspci -vv
   pyvirtfs lspci -device virtio-9p-pci,help
 """

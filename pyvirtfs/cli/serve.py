@@ -1,0 +1,187 @@
+"""`pyvirtfs serve`: devices behind vfio-user sockets, for virtual machines that attach to them."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import logging
+import os
+import shlex
+import signal
+from collections.abc import Iterator, Sequence
+from types import FrameType
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from pyvirtfs.cli.devices import EXAMPLE, DeviceCommand, DeviceSettings, device_options, devices_from
+from pyvirtfs.cli.logs import extra, log_options, logging_to_stderr
+from pyvirtfs.errors import ConfigError
+
+if TYPE_CHECKING:
+    from pyvirtfs.cli.serving import Service
+
+_EPILOG = """\b
+Examples:
+  pyvirtfs serve -virtfs local,path=/srv,mount_tag=srv,security_model=none --socket /run/srv.sock
+  pyvirtfs serve -virtfs local,path=/a,mount_tag=a,security_model=none \\
+      -virtfs local,path=/b,mount_tag=b,security_model=none --socket /run/pyvirtfs/
+"""
+
+RAM = "-object memory-backend-memfd,id=mem,size=SIZE,share=on -machine memory-backend=mem"
+"""What QEMU needs once, however many devices there are; SIZE as behind its -m."""
+
+_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+_FIRST_OWN_FD = 3
+
+_log = logging.getLogger(__name__)
+
+
+@click.command(cls=DeviceCommand, epilog=_EPILOG)
+@device_options
+@click.option(
+    "--socket",
+    "sockets",
+    metavar="PATH",
+    multiple=True,
+    help="Where a client attaches: one for each device, in their order (-virtfs first); or a folder, with a slash at "
+    "its end, that gets TAG.sock for each.",
+)
+@click.option("--pidfile", metavar="PATH", help="Write the process id there as soon as clients can connect.")
+@click.option(
+    "--ready-fd",
+    metavar="N",
+    help="Write the line READY to this descriptor as soon as clients can connect, and close it. Without it the line is "
+    "printed.",
+)
+@click.option("--express", is_flag=True, help="Show PCI Express capabilities, as behind a PCI Express port.")
+@click.option("--strict-memory", is_flag=True, help="Refuse guest RAM that can shrink, such as a file's.")
+@log_options("info")
+def serve(
+    virtfs: tuple[str, ...],
+    fsdev: tuple[str, ...],
+    device: tuple[str, ...],
+    sockets: tuple[str, ...],
+    pidfile: str | None,
+    ready_fd: str | None,
+    express: bool,
+    strict_memory: bool,
+    log_format: str,
+    log_level: str,
+    trace: int,
+) -> None:
+    """Serve devices over vfio-user until SIGTERM or Ctrl-C.
+
+    Prints what QEMU (10.1 or newer) needs on its command line to attach. One client at a time has a device; when it
+    leaves the next one gets it, as after a reset. At the end of each connection a line sums it up.
+    """
+    from pyvirtfs.cli.serving import OpenFiles, Service
+    from pyvirtfs.vmm.qemu_devices import attachment, split_device
+
+    split = [split_device(text) for text in device]
+    settings = devices_from(virtfs, fsdev, [text for text, _ in split])
+    placements: list[dict[str, Any]] = [{} for _ in virtfs] + [placement for _, placement in split]
+    paths = socket_paths(sockets, settings)
+    ready = None if ready_fd is None else _descriptor(ready_fd)
+    with (
+        logging_to_stderr(log_format, log_level, trace),
+        OpenFiles() as limit,
+        Service(strict_memory=strict_memory, trace=trace) as service,
+        _stopped_by_signals(service),
+    ):
+        with limit.shared_by(len(settings)):
+            for one, path in zip(settings, paths, strict=True):
+                service.add(one, path, express=express)
+        click.echo(RAM)
+        for path, placement in zip(paths, placements, strict=True):
+            click.echo(f"-device {shlex.quote(attachment(path, placement))}")
+        with _pidfile(pidfile):
+            _tell_ready(ready)
+            service.run()
+
+
+def socket_paths(sockets: Sequence[str], settings: Sequence[DeviceSettings]) -> list[str]:
+    """The absolute path of each device's socket.
+
+    Raises:
+        ConfigError: There are not as many as devices, or a tag makes no name of a file.
+    """
+    if not settings:
+        raise ConfigError("-virtfs", f"say which folder is to be served, for example {EXAMPLE}")
+    if not sockets:
+        raise ConfigError("--socket", "say where clients are to attach, for example --socket /tmp/virtfs.sock")
+    if len(sockets) == 1 and sockets[0].endswith("/"):
+        tags = [one.mount_tag for one in settings]
+        for tag in tags:
+            if "/" in tag or "\0" in tag or tags.count(tag) > 1:
+                raise ConfigError("--socket", f"mount_tag={tag} makes no name of a socket: give each device a --socket")
+        return [os.path.abspath(os.path.join(sockets[0], f"{tag}.sock")) for tag in tags]
+    if len(sockets) != len(settings):
+        raise ConfigError(
+            "--socket",
+            f"there are {len(settings)} devices and {len(sockets)} sockets: "
+            "give each device one, or a folder with a slash at its end for all of them",
+        )
+    return [os.path.abspath(path) for path in sockets]
+
+
+def _descriptor(text: str) -> int:
+    """A descriptor that somebody has opened for us to write to."""
+    if text.isascii() and text.isdecimal() and int(text) >= _FIRST_OWN_FD:
+        number = int(text)
+        with contextlib.suppress(OSError, OverflowError):
+            if fcntl.fcntl(number, fcntl.F_GETFL) & os.O_ACCMODE != os.O_RDONLY:
+                os.set_inheritable(number, False)
+                return number
+    raise ConfigError("--ready-fd", f"{text!r} is no descriptor from {_FIRST_OWN_FD} on that is open for writing")
+
+
+@contextlib.contextmanager
+def _stopped_by_signals(service: Service) -> Iterator[None]:
+    """Inside of the block, signals that end programs end the service; but those that are ignored, as by nohup(1)."""
+
+    def stop(_number: int, _frame: FrameType | None) -> None:
+        service.stop()
+
+    before = {number: signal.getsignal(number) for number in _SIGNALS}
+    for number, handler in before.items():
+        if handler is not signal.SIG_IGN:
+            signal.signal(number, stop)
+    try:
+        yield
+        service.close()  # while a second signal does no harm
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+@contextlib.contextmanager
+def _pidfile(path: str | None) -> Iterator[None]:
+    """Have a file with the process id while the block runs. OSError if it cannot be made."""
+    if path is None:
+        yield
+        return
+    content = f"{os.getpid()}\n"
+    with open(path, "w", encoding="ascii") as file:
+        file.write(content)
+    try:
+        yield
+    finally:
+        with contextlib.suppress(OSError):
+            with open(path, encoding="ascii", errors="replace") as file:
+                ours = file.read() == content
+            if ours:
+                os.unlink(path)
+
+
+def _tell_ready(descriptor: int | None) -> None:
+    if descriptor is None:
+        click.echo("READY")
+    else:
+        try:
+            os.write(descriptor, b"READY\n")
+        except OSError as error:  # whoever wanted to know is gone, and the clients may come all the same
+            _log.warning("--ready-fd: nobody was told: %s", error.strerror)
+        finally:
+            os.close(descriptor)
+    _log.info("ready", extra=extra(event="ready", pid=os.getpid()))

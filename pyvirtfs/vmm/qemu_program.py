@@ -1,0 +1,160 @@
+"""QEMU as a program: whether it is one that takes a vfio-user device, and how it is run as a child."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import signal
+import subprocess
+from collections.abc import Callable, Iterator, Sequence
+from types import FrameType
+from typing import Final
+
+from pyvirtfs.errors import ConfigError
+
+MIN_VERSION: Final = (10, 1)
+"""The first release that has `vfio-user-pci`."""
+_PATIENCE: Final = 30.0
+"""Seconds for QEMU to say what it is."""
+_LAST_PATIENCE: Final = 5.0
+"""Seconds for QEMU to end where we have to."""
+_VERSION: Final = re.compile(r"QEMU emulator version ((\d+)\.(\d+)[^\s,]*)")
+_PACKAGES: Final = {"i386": "x86", "x86_64": "x86", "arm": "arm", "aarch64": "arm", "riscv64": "misc", "ppc64": "ppc"}
+FORWARDED: Final = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+
+
+def _advice(program: str) -> str:
+    """What to install."""
+    machine = os.path.basename(program).removeprefix("qemu-system-")
+    package = f"qemu-system-{_PACKAGES.get(machine, 'x86')}"
+    return f"QEMU {MIN_VERSION[0]}.{MIN_VERSION[1]} or newer (Debian: apt-get install -t trixie-backports {package})"
+
+
+def _ask(program: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+    try:
+        return subprocess.run(
+            [program, *arguments],
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            encoding="utf-8",
+            errors="replace",
+            timeout=_PATIENCE,
+            check=False,
+        )
+    except FileNotFoundError:
+        raise ConfigError(program, f"there is no such program; install {_advice(program)}") from None
+    except subprocess.TimeoutExpired:
+        raise ConfigError(program, f"it does not answer to {arguments[0]}") from None
+    except OSError as error:
+        raise ConfigError(program, f"cannot be run: {error.strerror}") from None
+
+
+def _first_line(text: str) -> str:
+    return next((line.strip() for line in text.splitlines() if line.strip()), "")
+
+
+def check(program: str) -> str:
+    """See that a program is a QEMU that takes a vfio-user device. It is run twice for that.
+
+    Returns:
+        Its version.
+
+    Raises:
+        ConfigError: It is not; says what it is, and what to install.
+    """
+    answer = _ask(program, "--version")
+    found = _VERSION.search(answer.stdout)
+    if found is None:
+        said = _first_line(answer.stdout) or _first_line(answer.stderr)
+        told = f"to --version it says {said!r}" if said else "it says nothing to --version"
+        raise ConfigError(program, f"is not QEMU: {told}")
+    version = found[1]
+    if (int(found[2]), int(found[3])) < MIN_VERSION:
+        raise ConfigError(program, f"is QEMU {version}, which has no vfio-user-pci device; install {_advice(program)}")
+    answer = _ask(program, "-device", "vfio-user-pci,help")
+    if answer.returncode or "socket=" not in answer.stdout:
+        raise ConfigError(
+            program, f"is QEMU {version}, made without its vfio-user-pci device; install {_advice(program)}"
+        )
+    return version
+
+
+@contextlib.contextmanager
+def _handling(handlers: dict[signal.Signals, Callable[[int, FrameType | None], None]]) -> Iterator[None]:
+    """Handle signals inside of the block, but for those that this process was started to ignore, as by nohup(1)."""
+    before = {number: signal.getsignal(number) for number in handlers}
+    try:
+        for number, handler in handlers.items():
+            if before[number] is not signal.SIG_IGN or number is signal.SIGCHLD:
+                signal.signal(number, handler)
+        yield
+    finally:
+        for number, old in before.items():
+            signal.signal(number, old)
+
+
+def run(
+    command: Sequence[str],
+    serve: Callable[[], None],
+    stop: Callable[[], None],
+    *,
+    around_start: contextlib.AbstractContextManager[object] | None = None,
+) -> int:
+    """Run a program, and `serve` until it ends. SIGTERM, SIGINT and SIGHUP go to the program. For the main thread.
+
+    Standard streams and inherited descriptors are the program's, too.
+
+    Args:
+        command: The program and its arguments.
+        serve: Works until `stop` is called.
+        stop: Ends `serve`; called in a signal handler, perhaps before `serve` is.
+        around_start: What the program is to be started in.
+
+    Returns:
+        Its exit status; 128 + n if signal n has ended it.
+
+    Raises:
+        ConfigError: It cannot be started.
+    """
+    child: subprocess.Popen[bytes] | None = None
+    early: list[int] = []
+
+    def forward(number: int, _frame: FrameType | None) -> None:
+        if child is None:
+            early.append(number)
+        else:
+            child.send_signal(number)
+
+    def ended(_number: int, _frame: FrameType | None) -> None:
+        if child is not None and child.poll() is not None:
+            stop()
+
+    with _handling({**dict.fromkeys(FORWARDED, forward), signal.SIGCHLD: ended}):
+        try:
+            with around_start or contextlib.nullcontext():
+                # Descriptors that the caller means for QEMU (-add-fd, fd=) are inheritable, and ours are not.
+                child = subprocess.Popen(command, close_fds=False)
+        except OSError as error:
+            raise ConfigError(command[0], f"cannot be run: {error.strerror}") from None
+        try:
+            for number in early:
+                child.send_signal(number)
+            if child.poll() is not None:
+                stop()
+            serve()
+            status = child.wait()
+        finally:
+            _end(child)
+    return 128 - status if status < 0 else status
+
+
+def _end(child: subprocess.Popen[bytes]) -> None:
+    """Leave no child behind, whatever went wrong."""
+    if child.poll() is None:
+        child.terminate()
+        try:
+            child.wait(_LAST_PATIENCE)
+        except subprocess.TimeoutExpired:
+            child.kill()
+            child.wait()
