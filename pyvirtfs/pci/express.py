@@ -5,6 +5,7 @@ from __future__ import annotations
 from pyvirtfs.pci import layout
 from pyvirtfs.pci.config import AccessHook, Capability
 
+_EXTENDED_TAGS = 0x0020
 _DEVICE_ERRORS = 0x000F  # correctable, non-fatal, fatal, unsupported request: reporting enable and detected bits alike
 _LINK_COMMON_CLOCK_AND_EXTENDED_SYNCH = 0x00C0
 _EXTENDED_FORMAT_AND_PREFIXES = 0x0030_0000
@@ -23,9 +24,11 @@ def express_capability(after_write: AccessHook, *, flr: bool) -> Capability:
             {
                 "capability_id": layout.CAP_EXPRESS,
                 "flags": 0x0002,  # version 2, endpoint
-                "device_capabilities": layout.DEVCAP_ROLE_BASED_ERRORS | (layout.DEVCAP_FLR if flr else 0),
+                "device_capabilities": _EXTENDED_TAGS
+                | layout.DEVCAP_ROLE_BASED_ERRORS
+                | (layout.DEVCAP_FLR if flr else 0),
                 "link_capabilities": 0x0411,  # 2.5 GT/s, x1, L0s
-                "link_status": 0x2011,  # the same, data link layer active
+                "link_status": 0x0011,  # 2.5 GT/s, x1
                 "device_capabilities_2": _EXTENDED_FORMAT_AND_PREFIXES,
             }
         ),

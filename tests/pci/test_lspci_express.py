@@ -38,7 +38,7 @@ def test_an_endpoint(express_device: Any) -> None:
     assert lines[0] == "Express (v2) Endpoint, MSI 00"
     assert "\t\tLnkCap:\tPort #0, Speed 2.5GT/s, Width x1, ASPM L0s, Exit Latency L0s <64ns" in lines
     assert "\t\tLnkSta:\tSpeed 2.5GT/s, Width x1" in lines
-    assert "\t\t\tExtTag- AttnBtn- AttnInd- PwrInd- RBE+ FLReset+ SlotPowerLimit 0W" in lines
+    assert "\t\t\tExtTag+ AttnBtn- AttnInd- PwrInd- RBE+ FLReset+ SlotPowerLimit 0W" in lines
     assert "\t\t\t AtomicOpsCap: 32bit- 64bit- 128bitCAS-" in lines
 
 
