@@ -13,10 +13,12 @@ PIP := $(BIN)/python -m pip --quiet --disable-pip-version-check install --config
 METADATA := setup.cfg pyproject.toml $(wildcard setup.py)
 PYTEST := $(BIN)/python -m pytest
 PARALLEL := -n $(WORKERS) --benchmark-disable
+# Says what it does; the tests that need it say why they are skipped where it fails, or fail where CI=true.
+PROVISION := $(BIN)/python tests/realguest/provision >/dev/null || true
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test bench lint format clean
+.PHONY: help demo test test-all bench bench-guest lint format clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-9s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -24,8 +26,16 @@ help: ## this list
 demo: $(VENV)/.installed ## a guest mounts a folder of this machine (DIR=folder to choose it)
 	@$(BIN)/pyvirtfs demo $(if $(DIR),'$(subst ','\'',$(DIR))')
 
-test: $(VENV)/.developer ## the tests
+test: $(VENV)/.developer ## the tests, with real Linux guests under QEMU where those can be had
+	@$(PROVISION)
+	$(PYTEST) $(PARALLEL) -m 'not slow' $(PYTEST_ARGS)
+
+test-all: $(VENV)/.developer ## also those that take minutes: every cache mode, large files, a root file system on 9p
+	@$(PROVISION)
 	$(PYTEST) $(PARALLEL) $(PYTEST_ARGS)
+
+bench-guest: $(VENV)/.developer ## QEMU's own device and this one in a real guest, side by side (some minutes)
+	$(BIN)/python -m benchmarks.realguest
 
 bench: $(VENV)/.developer ## the benchmarks, in groups
 	$(PYTEST) benchmarks -o python_files='bench_*.py' --benchmark-only --benchmark-quiet --timeout=0 $(PYTEST_ARGS)
