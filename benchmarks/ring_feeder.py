@@ -11,7 +11,8 @@ import struct
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from pyvirtfs import GuestMemory, Virtio9pPci
+from pyvirtfs import GuestMemory
+from pyvirtfs.guest import FunctionAccess
 
 QUEUE_SIZE = 128
 DESCRIPTORS = 0x1000
@@ -49,7 +50,7 @@ class RingFeeder:
         memory: Its RAM, one region at address 0.
     """
 
-    def __init__(self, device: Virtio9pPci, memory: GuestMemory) -> None:
+    def __init__(self, device: FunctionAccess, memory: GuestMemory) -> None:
         self.device = device
         self.memory = memory
         self._next_slot = 0
