@@ -86,6 +86,7 @@ def _run(
     from pyvirtfs.vmm import qemu_program
 
     with (
+        qemu_program.Signals() as signals,
         OpenFiles() as limit,
         tempfile.TemporaryDirectory(prefix=_PREFIX, dir=socket_base()) as folder,
         Service(strict_memory=strict_memory, trace=trace) as service,
@@ -95,7 +96,9 @@ def _run(
             for device, one, path in zip(taken.devices, settings, paths, strict=True):
                 service.add(one, path, express=device.express)
         words, _ = _changed(taken, paths, strict_memory)
-        return qemu_program.run([program, *words], service.run, service.stop, around_start=limit.as_before())
+        return qemu_program.run(
+            [program, *words], service.run, service.stop, signals=signals, around_start=limit.as_before()
+        )
 
 
 def _settings(device: TakenDevice) -> DeviceSettings:

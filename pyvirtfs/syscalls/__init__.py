@@ -15,7 +15,7 @@ from pyvirtfs.syscalls.filesystem import (
 )
 from pyvirtfs.syscalls.handles import MAX_HANDLE_SZ, FileHandle, name_to_handle_at, open_by_handle_at
 from pyvirtfs.syscalls.locks import HeldLock, find_lock, try_lock, unlock
-from pyvirtfs.syscalls.mapping import map_shared
+from pyvirtfs.syscalls.mapping import is_on_huge_pages, map_shared
 from pyvirtfs.syscalls.memfd import (
     SEAL_FUTURE_WRITE,
     SEAL_GROW,
@@ -105,6 +105,7 @@ __all__ = [
     "get_xattr",
     "getdents64",
     "have_fchmodat2",
+    "is_on_huge_pages",
     "link_descriptor",
     "list_xattr",
     "map_shared",

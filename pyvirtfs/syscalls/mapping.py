@@ -7,12 +7,15 @@ from __future__ import annotations
 
 import functools
 import mmap
+import os
 from typing import Final
 
 from pyvirtfs.syscalls._linux import fail, ffi, libc
+from pyvirtfs.syscalls.filesystem import fstatfs
 
-_FAILED: Final = (1 << 64) - 1
+_FAILED: Final = ffi.cast("uintptr_t", -1)
 _NULL: Final = ffi.NULL
+_HUGETLBFS_MAGIC: Final = 0x958458F6
 
 
 def map_shared(fd: int, nbytes: int, offset: int = 0, *, writable: bool = True) -> memoryview:
@@ -21,7 +24,7 @@ def map_shared(fd: int, nbytes: int, offset: int = 0, *, writable: bool = True) 
     Args:
         fd: Of the file; it may be closed afterwards.
         nbytes: How much.
-        offset: Where in the file, a multiple of the page size.
+        offset: Where in the file, a multiple of the page size, which is that of small pages also on huge ones.
         writable: Map for writing too.
 
     Returns:
@@ -31,14 +34,23 @@ def map_shared(fd: int, nbytes: int, offset: int = 0, *, writable: bool = True) 
         OSError: As mmap(2).
     """
     protection = mmap.PROT_READ | (mmap.PROT_WRITE if writable else 0)
-    while (
-        int(ffi.cast("uintptr_t", begin := libc.mmap(_NULL, nbytes, protection, mmap.MAP_SHARED, fd, offset)))
-        == _FAILED
-    ):
+    page = os.fstat(fd).st_blksize if is_on_huge_pages(fd) else mmap.PAGESIZE
+    skipped = offset % page if page > mmap.PAGESIZE else 0
+    whole = -(-(skipped + nbytes) // page) * page
+    while _is_failed(begin := libc.mmap(_NULL, whole, protection, mmap.MAP_SHARED, fd, offset - skipped)):
         fail()
-    held = ffi.gc(begin, functools.partial(_unmap, nbytes), nbytes)
-    view = memoryview(ffi.buffer(held, nbytes)).cast("B")
+    held = ffi.gc(begin, functools.partial(_unmap, whole), whole)
+    view = memoryview(ffi.buffer(held, whole)).cast("B")[skipped : skipped + nbytes]
     return view if writable else view.toreadonly()
+
+
+def is_on_huge_pages(fd: int) -> bool:
+    """Whether a file is made of huge pages: mmap(2) takes such a file only in whole ones. OSError as fstatfs(2)."""
+    return fstatfs(fd).type == _HUGETLBFS_MAGIC
+
+
+def _is_failed(begin: object) -> bool:
+    return bool(ffi.cast("uintptr_t", begin) == _FAILED)
 
 
 def _unmap(nbytes: int, begin: object) -> None:

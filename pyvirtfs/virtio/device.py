@@ -313,12 +313,16 @@ class VirtioDevice(abc.ABC):
         if isinstance(error, GuestError):
             level = logging.WARNING if self.errors <= _LOUD_ERRORS else logging.DEBUG
             log.log(level, "the device needs a reset: %s", error)
+        # It is kept, and its frames would keep the buffers of the request, and so the guest's RAM.
+        error.__traceback__ = error.__context__ = error.__cause__ = None
         if self.status & STATUS_NEEDS_RESET:
             return
         self.status |= STATUS_NEEDS_RESET
         self._live = False
         self._kicked = 0
         self._guarded(self.cancel)
+        for queue in self.queues:
+            queue.in_flight.clear()  # nothing of it is pushed any more
         self._guarded(self._interrupt)  # for what was answered before; the driver may reset the device out of it
         if self.status & STATUS_NEEDS_RESET and self.status & STATUS_DRIVER_OK:
             self._guarded(self._config_interrupt)
@@ -358,6 +362,7 @@ class VirtioDevice(abc.ABC):
             if self.transport is not None:
                 self.transport.queue_reset(queue)
             self._kicked &= ~(1 << index)
+            self._resets += 1
             self.memory.invalidate()
             queue.reset()
             self._guarded(lambda: self.cancel_queue(index))

@@ -7,7 +7,9 @@ the guest's, and the guest waits for ever for answers that it cannot see.
 from __future__ import annotations
 
 import json
+import os
 import re
+import stat
 from collections.abc import Sequence
 from decimal import Decimal
 from typing import Final
@@ -156,6 +158,8 @@ class _Sharing:
         paths = [one.value for one in self.arguments if one.option == "mem-path" and one.value is not None]
         if paths and self.strict:
             raise ConfigError("-mem-path", f"{paths[-1]!r}: {_UNSEALED}")
+        if paths and _has_content(paths[-1]):
+            self.warnings.append(f"-mem-path {paths[-1]}: the file has content, which the guest's RAM will change")
         if paths:  # what it stands for; with a backend that is named, QEMU does not take it
             backend = f"{_FILE},id={identifier},size={size},mem-path={escaped(paths[-1])},share=on"
             self.arguments = [one for one in self.arguments if one.option != "mem-path"]
@@ -189,6 +193,10 @@ class _Sharing:
             return  # nothing can be written there
         argument = self.arguments[index]
         reason = "else the device would see a copy of the guest's RAM, and the guest would hang"
+        if said is None and made.name == _FILE and _has_content(path := as_text(properties.get("mem-path"))):
+            raise ConfigError(
+                subject, f"{path!r} has content, which shared RAM would change: say share=on if that is meant"
+            )
         if said is not None and made.name == _FILE:
             raise ConfigError(subject, f"share={said}: it must be share=on, which changes the file; {reason}")
         if said is not None:
@@ -198,6 +206,15 @@ class _Sharing:
         else:
             value = with_pair(argument.value or "", "share", "on")
         self.arguments[index] = changed(argument, value)
+
+
+def _has_content(path: str) -> bool:
+    """Whether this is an ordinary file with something in it, which QEMU would only read if nobody told it to share."""
+    try:
+        status = os.stat(path)
+    except (OSError, ValueError):
+        return False
+    return stat.S_ISREG(status.st_mode) and status.st_size > 0
 
 
 def _is_on(made: Typed, name: str, default: bool) -> bool:

@@ -7,9 +7,9 @@ import os
 import re
 import signal
 import subprocess
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from types import FrameType
-from typing import Final
+from typing import Any, Final, Self
 
 from pyvirtfs.errors import ConfigError
 
@@ -80,18 +80,59 @@ def check(program: str) -> str:
     return version
 
 
-@contextlib.contextmanager
-def _handling(handlers: dict[signal.Signals, Callable[[int, FrameType | None], None]]) -> Iterator[None]:
-    """Handle signals inside of the block, but for those that this process was started to ignore, as by nohup(1)."""
-    before = {number: signal.getsignal(number) for number in handlers}
-    try:
-        for number, handler in handlers.items():
-            if before[number] is not signal.SIG_IGN or number is signal.SIGCHLD:
-                signal.signal(number, handler)
-        yield
-    finally:
-        for number, old in before.items():
+class Signals:
+    """Signals to this process that are meant for the program that it runs. A context manager, for the main thread.
+
+    What comes before the program runs is noted, and it is not started then; what comes after its end is ignored, so
+    that nothing interrupts the cleaning up inside of the block. Signals that this process was started to ignore, as by
+    nohup(1), stay ignored.
+    """
+
+    def __init__(self) -> None:
+        self.early: list[int] = []
+        """What came before there was a program."""
+        self._child: subprocess.Popen[bytes] | None = None
+        self._stop: Callable[[], None] | None = None
+        self._before: dict[signal.Signals, Any] = {}
+
+    def __enter__(self) -> Self:
+        self._before = {number: signal.getsignal(number) for number in (*FORWARDED, signal.SIGCHLD)}
+        for number, old in self._before.items():
+            if number is signal.SIGCHLD:
+                signal.signal(number, self._ended)
+            elif old is not signal.SIG_IGN:
+                signal.signal(number, self._forward)
+        return self
+
+    def __exit__(self, *_details: object) -> None:
+        for number, old in self._before.items():
             signal.signal(number, old)
+
+    def attend(self, child: subprocess.Popen[bytes], stop: Callable[[], None]) -> None:
+        """From now on signals go to `child`, and `stop` is called when it has ended: in here, or in a handler."""
+        self._stop = stop
+        self._child = child
+        for number in self.early:
+            child.send_signal(number)
+        self._ended()
+
+    def _forward(self, number: int, _frame: FrameType | None) -> None:
+        if self._child is None:
+            self.early.append(number)
+        else:
+            self._child.send_signal(number)  # unless it has ended
+
+    def _ended(self, *_details: object) -> None:
+        # Not Popen.poll(): this may interrupt one, which has the lock then.
+        if self._child is not None and self._stop is not None and _has_ended(self._child.pid):
+            self._stop()
+
+
+def _has_ended(pid: int) -> bool:
+    try:
+        return os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None
+    except ChildProcessError:  # and somebody has asked for its status
+        return True
 
 
 def run(
@@ -99,6 +140,7 @@ def run(
     serve: Callable[[], None],
     stop: Callable[[], None],
     *,
+    signals: Signals | None = None,
     around_start: contextlib.AbstractContextManager[object] | None = None,
 ) -> int:
     """Run a program, and `serve` until it ends. SIGTERM, SIGINT and SIGHUP go to the program. For the main thread.
@@ -109,28 +151,18 @@ def run(
         command: The program and its arguments.
         serve: Works until `stop` is called.
         stop: Ends `serve`; called in a signal handler, perhaps before `serve` is.
+        signals: Those that are handled already; None: from here on, and until this returns.
         around_start: What the program is to be started in.
 
     Returns:
-        Its exit status; 128 + n if signal n has ended it.
+        Its exit status; 128 + n if signal n has ended it, or came before it was started.
 
     Raises:
         ConfigError: It cannot be started.
     """
-    child: subprocess.Popen[bytes] | None = None
-    early: list[int] = []
-
-    def forward(number: int, _frame: FrameType | None) -> None:
-        if child is None:
-            early.append(number)
-        else:
-            child.send_signal(number)
-
-    def ended(_number: int, _frame: FrameType | None) -> None:
-        if child is not None and child.poll() is not None:
-            stop()
-
-    with _handling({**dict.fromkeys(FORWARDED, forward), signal.SIGCHLD: ended}):
+    with Signals() if signals is None else contextlib.nullcontext(signals) as own:
+        if own.early:
+            return 128 + own.early[0]
         try:
             with around_start or contextlib.nullcontext():
                 # Descriptors that the caller means for QEMU (-add-fd, fd=) are inheritable, and ours are not.
@@ -138,10 +170,7 @@ def run(
         except OSError as error:
             raise ConfigError(command[0], f"cannot be run: {error.strerror}") from None
         try:
-            for number in early:
-                child.send_signal(number)
-            if child.poll() is not None:
-                stop()
+            own.attend(child, stop)
             serve()
             status = child.wait()
         finally:

@@ -260,6 +260,22 @@ def test_a_driver_that_resets_the_device_while_the_server_waits(virtfs: Served, 
         assert len((guest.remount().root / "big").read_bytes()) == MIB
 
 
+def test_a_driver_that_resets_the_queue_while_the_server_waits(virtfs: Served, export: Path) -> None:
+    """The request is gone without a word, and the device is well."""
+    with running(virtfs, share=False) as guest:
+        big(guest, export)
+
+        def reset(message: Any) -> None:
+            common = guest.channel.driver.common
+            common.write("queue_select", 0)
+            common.write("queue_reset", 1)
+
+        meddled(guest, reset)
+        assert guest.channel.broken is None
+        assert guest.channel.driver.common.read("device_status") == 0x0F
+        assert len((guest.remount().root / "big").read_bytes()) == MIB
+
+
 def test_ram_is_unmapped_while_the_server_waits(virtfs: Served, export: Path) -> None:
     with running(virtfs, share=False) as guest:
         big(guest, export)
@@ -289,6 +305,18 @@ def test_ram_is_unmapped_between_requests(virtfs: Served) -> None:
         assert Path("/proc/self/maps").read_text().count("guest-ram") == before - 1
         with pytest.raises(DeviceError, match="needs a reset"):
             (guest.mount.root / "file").read_text()
+        guest.client.map(0, RAM_NBYTES, fd=guest.fd)
+        assert (guest.remount().root / "file").read_text() == "Hi Guest"
+
+
+def test_ram_is_unmapped_after_a_mistake_of_the_guest(virtfs: Served) -> None:
+    """What is remembered of the mistake does not hold on to the request, and so to the RAM that it lay in."""
+    with running(virtfs) as guest:
+        before = Path("/proc/self/maps").read_text().count("guest-ram")
+        with pytest.raises(DeviceError, match="needs a reset"):
+            guest.channel.wait(guest.channel.submit(b"\x07\0\0\0\x64\0\0", 100))
+        guest.client.unmap(0, RAM_NBYTES)
+        assert Path("/proc/self/maps").read_text().count("guest-ram") == before - 1
         guest.client.map(0, RAM_NBYTES, fd=guest.fd)
         assert (guest.remount().root / "file").read_text() == "Hi Guest"
 

@@ -3,11 +3,12 @@ from __future__ import annotations
 import gc
 import os
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
-from pyvirtfs.syscalls import map_shared, memfd_create
+from pyvirtfs.syscalls import map_shared, mapping, memfd_create
 
 PAGE = 4096
 
@@ -58,3 +59,25 @@ def test_what_mmap_refuses() -> None:
     with pytest.raises(OSError, match="Invalid argument"):
         map_shared(fd, PAGE, 1)
     os.close(fd)
+
+
+def test_huge_pages_are_mapped_in_whole_ones(monkeypatch: pytest.MonkeyPatch) -> None:
+    """(An ordinary file that is taken for one on huge pages; its own mappings may have any length.)"""
+    fd = memfd_create("shared-five", 16 * PAGE)
+    os.pwrite(fd, b"here", 6 * PAGE)
+    monkeypatch.setattr(mapping, "is_on_huge_pages", lambda _: True)
+    monkeypatch.setattr(os, "fstat", lambda _: SimpleNamespace(st_blksize=4 * PAGE))
+    view = map_shared(fd, 3 * PAGE, 6 * PAGE)
+    monkeypatch.undo()
+    os.close(fd)
+    assert (bytes(view[:4]), view.nbytes) == (b"here", 3 * PAGE)
+    begin, end = (int(word, 16) for word in line_of("shared-five").split()[0].split("-"))
+    assert end - begin == 8 * PAGE  # offsets 4 to 12 pages
+    del view
+    gc.collect()
+    assert mapped("shared-five") == 0
+
+
+def line_of(name: str) -> str:
+    """The line of /proc/self/maps for a memfd."""
+    return next(line for line in Path("/proc/self/maps").read_text().splitlines() if f"memfd:{name}" in line)

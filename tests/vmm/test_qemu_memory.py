@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import shlex
+from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -234,3 +235,17 @@ def test_everything_else_stays(parts: list[tuple[str, str]]) -> None:
     arguments, warnings = share(parse(line))
     assert words(arguments)[4:] == line
     assert warnings == []
+
+
+def test_a_file_with_content_is_not_shared_by_surprise(tmp_path: Path) -> None:
+    """QEMU alone would only read it: a template for guests, perhaps."""
+    template = tmp_path / "template"
+    template.write_bytes(b"RAM")
+    backend = f"memory-backend-file,id=ram,size=1M,mem-path={template}"
+    words = ["-machine", "pc,memory-backend=ram", "-object"]
+    with pytest.raises(ConfigError, match=r"has content.*share=on"):
+        share(parse([*words, backend]))
+    for said in (f"{backend},share=on", backend.replace("template", "new")):
+        share(parse([*words, said]))
+    _, warnings = share(parse(["-mem-path", str(template)]))
+    assert "the file has content" in warnings[0]

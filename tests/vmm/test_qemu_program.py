@@ -14,7 +14,7 @@ import pytest
 
 from pyvirtfs.errors import ConfigError
 from pyvirtfs.vmm import qemu_program
-from pyvirtfs.vmm.qemu_program import FORWARDED, check, run
+from pyvirtfs.vmm.qemu_program import FORWARDED, Signals, check, run
 
 Script = Callable[..., str]
 
@@ -203,3 +203,36 @@ def test_no_child_is_left_when_the_work_fails(lines: str, monkeypatch: pytest.Mo
     with pytest.raises(ZeroDivisionError):
         run(["sh", "-c", f"echo $$ > {pid}; {lines}"], fail, lambda: None)
     assert not Path(f"/proc/{pid.read_text().strip()}").exists()
+
+
+def test_a_signal_before_there_is_a_program(tmp_path: Path) -> None:
+    """It is not started, and what was made for it can be cleaned up in peace."""
+    with Signals() as signals:
+        os.kill(os.getpid(), signal.SIGHUP)
+        started = tmp_path / "started"
+        nothing: list[int] = []
+        assert run(["touch", str(started)], nothing.clear, nothing.clear, signals=signals) == 128 + signal.SIGHUP
+        os.kill(os.getpid(), signal.SIGTERM)
+    assert not started.exists()
+
+
+def test_a_signal_after_its_end_does_nothing() -> None:
+    work = Work()
+    with Signals() as signals:
+        assert run(["sh", "-c", "exit 7"], work.serve, work.stop, signals=signals) == 7
+        for number in FORWARDED:
+            os.kill(os.getpid(), number)
+
+
+def test_an_end_is_noticed_while_somebody_asks_for_it() -> None:
+    """The handler of SIGCHLD may come in the middle of Popen.poll, which has its lock then."""
+    work = Work()
+
+    def serve() -> None:
+        child = signals._child
+        assert child is not None
+        with child._waitpid_lock:  # type: ignore[attr-defined]  # as poll does it
+            work.serve()
+
+    with Signals() as signals:
+        assert run(["sleep", "0.1"], serve, work.stop, signals=signals) == 0

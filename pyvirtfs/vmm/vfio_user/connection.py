@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from pyvirtfs.vmm.vfio_user.regions import Regions
 
 PATIENCE: Final = 5.0
-"""Seconds that a client may let the server wait for it; QEMU gives the server as long."""
+"""Seconds that a client may let the server wait for it in one turn (`begin_turn`); QEMU gives the server as long."""
 _ACCESS_NBYTES: Final = m.REGION_ACCESS.size
 _POSTED_NBYTES: Final = frozenset(_ACCESS_NBYTES + count for count in (1, 2, 4, 8))
 
@@ -96,6 +96,8 @@ class Connection:
         self._asked: dict[tuple[int, ...], Message | None] = {}  # by id and command: replies that are waited for
         self._resets = 0
         self._dead: str | None = None  # why it cannot be asked for RAM any more
+        self._deadline = 0.0
+        self.begin_turn()
         self.received = 0
         self.refused = 0
         self._handlers: dict[int, Callable[[Message], tuple[bytes, ...]]] = {
@@ -117,6 +119,13 @@ class Connection:
         return self._stream.fileno()
 
     # --- messages ---
+
+    def begin_turn(self) -> None:
+        """From now on the client may be waited for again, for `PATIENCE` seconds until the next turn.
+
+        However many answers it is slow to read or to give meanwhile: others are served by the same thread.
+        """
+        self._deadline = time.monotonic() + PATIENCE
 
     def serve(self) -> None:
         """Receive once and answer what came; to be called when there is something to read.
@@ -173,7 +182,7 @@ class Connection:
 
     def _send(self, data: bytes) -> None:
         try:
-            self._stream.send(data, PATIENCE)
+            self._stream.send(data, self._deadline)
         except OSError as error:  # also a client that does not read
             raise Hangup(error.strerror or "") from None
 
@@ -385,10 +394,9 @@ class Connection:
         self._asked[key] = None
         poll = select.poll()
         poll.register(self.fileno(), select.POLLIN)
-        deadline = time.monotonic() + PATIENCE
         try:
             while (found := self._asked[key]) is None:
-                left = deadline - time.monotonic()
+                left = self._deadline - time.monotonic()
                 if left <= 0 or not poll.poll(left * 1000):  # it may go on sending other things for ever
                     raise Hangup("it does not answer")
                 self._answer_all(self._receive())
@@ -415,9 +423,10 @@ class Connection:
             return
 
     def close(self) -> None:
-        """Forget the client: the function is reset, RAM unmapped, every descriptor closed."""
+        """Forget the client: the function is reset, RAM unmapped, every descriptor closed. Never fails."""
         self._dead = ""
-        self._function.reset()
-        self._irqs.release()
-        self._dma.clear()
-        self._stream.close()
+        for step in (self._function.reset, self._irqs.release, self._dma.clear, self._stream.close):
+            try:
+                step()
+            except Exception as error:  # noqa: BLE001 (whatever one of them does, the others are done, too)
+                _log.error("a bug in the function, or in the server", exc_info=error)

@@ -11,16 +11,16 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 
 from pyvirtfs.errors import ConfigError
 from pyvirtfs.memory import RemotePort
-from pyvirtfs.syscalls import SEAL_SHRINK, add_seals, get_seals
+from pyvirtfs.syscalls import SEAL_SHRINK, add_seals, get_seals, is_on_huge_pages
 from pyvirtfs.vmm.vfio_user.messages import DMA_READ_ACCESS, DMA_WRITE_ACCESS
 
 if TYPE_CHECKING:
     from pyvirtfs.memory import GuestMemory
 
-MAX_REGIONS: Final = 65535
-"""How many mappings a client may make (max_dma_maps)."""
+MAX_REGIONS: Final = 32768
+"""How many mappings a client may make; Linux gives a process 65530 (vm.max_map_count)."""
 MAX_NBYTES: Final = 8 << 40
-"""How large one may be."""
+"""How many bytes all of them may have: there may be other clients, and a process has 128 TiB of addresses."""
 
 _log = logging.getLogger(__name__)
 
@@ -56,6 +56,7 @@ class DmaMap:
         self._strict = strict
         self._warned = False
         self._mappings: dict[int, Mapping] = {}  # by address
+        self._nbytes = 0
 
     def __len__(self) -> int:
         return len(self._mappings)
@@ -82,6 +83,8 @@ class DmaMap:
         for other in self._mappings.values():
             if other.address < address + nbytes and address < other.address + other.nbytes:
                 raise _refuse(errno.EEXIST, f"{nbytes:#x} bytes at {address:#x} overlap another mapping")
+        if self._nbytes + nbytes > MAX_NBYTES:
+            raise _refuse(errno.ENOSPC, f"{nbytes:#x} bytes more than the {self._nbytes:#x} that are mapped")
         if len(self._mappings) >= MAX_REGIONS:
             raise _refuse(errno.EINVAL, f"there are {MAX_REGIONS} mappings already")
         if mapping.serves:
@@ -94,6 +97,7 @@ class DmaMap:
                 except ConfigError as error:
                     raise _refuse(errno.EINVAL, error.problem) from None
         self._mappings[address] = mapping
+        self._nbytes += nbytes
 
     @staticmethod
     def _check(flags: int, offset: int, address: int, nbytes: int, fd: int | None) -> tuple[int, int, int] | None:
@@ -124,10 +128,13 @@ class DmaMap:
         if os.fstat(fd).st_size < nbytes:
             raise _refuse(errno.EINVAL, f"the file is shorter than the {nbytes:#x} bytes that are to be mapped")
         try:
+            if is_on_huge_pages(fd):
+                # Sealed or not: a hole punched into it may find no huge page to fill it again.
+                raise _refuse(errno.EINVAL, "huge pages")
             if not get_seals(fd) & SEAL_SHRINK:
                 add_seals(fd, SEAL_SHRINK)
         except OSError as error:
-            problem = f"guest RAM in a file that can be truncated ({error.strerror}); if it is, this process dies"
+            problem = f"guest RAM that can be taken away ({error.strerror}); if it is, this process dies"
             if self._strict:
                 raise _refuse(errno.EINVAL, problem) from None
             if not self._warned:
@@ -145,6 +152,7 @@ class DmaMap:
         if mapping.serves:
             self._memory.remove(address, nbytes)
         del self._mappings[address]
+        self._nbytes -= nbytes
 
     def clear(self) -> None:
         """Unmap all."""

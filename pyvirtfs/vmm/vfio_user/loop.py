@@ -44,15 +44,11 @@ class Loop:
                         return
                     owner = owners.get(fd)
                     if owner is not None:
-                        _note(deadlines, owner, owner.step(fd))
-                        if owner.filenos() != watched[owner]:
-                            _watch(epoll, owners, watched, owner)
+                        _step(epoll, owners, watched, deadlines, owner, fd)
                 if deadlines:
                     now = time.monotonic()
                     for server in [each for each, deadline in deadlines.items() if deadline <= now]:
-                        _note(deadlines, server, server.step())
-                        if server.filenos() != watched[server]:
-                            _watch(epoll, owners, watched, server)
+                        _step(epoll, owners, watched, deadlines, server, None)
 
     def close(self) -> None:
         """Close all servers."""
@@ -61,11 +57,34 @@ class Loop:
         os.close(self._stop)
 
 
-def _note(deadlines: dict[Server, float], server: Server, deadline: float | None) -> None:
+def _step(
+    epoll: select.epoll,
+    owners: dict[int, Server],
+    watched: dict[Server, list[int]],
+    deadlines: dict[Server, float],
+    server: Server,
+    readable: int | None,
+) -> None:
+    """Let a server do its work, and take note of what it waits for then."""
+    connection = server.connection
+    deadline = server.step(readable)
+    if server.connection is not connection:
+        # Its descriptors are closed, and their numbers may be in use again already.
+        _forget(epoll, owners, watched, server)
+    if server.filenos() != watched[server]:
+        _watch(epoll, owners, watched, server)
     if deadline is None:
         deadlines.pop(server, None)
     else:
         deadlines[server] = deadline
+
+
+def _forget(epoll: select.epoll, owners: dict[int, Server], watched: dict[Server, list[int]], server: Server) -> None:
+    for fd in watched[server]:
+        owners.pop(fd, None)
+        with contextlib.suppress(OSError):
+            epoll.unregister(fd)
+    watched[server] = []
 
 
 def _watch(epoll: select.epoll, owners: dict[int, Server], watched: dict[Server, list[int]], server: Server) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import fcntl
 import logging
 import os
 import socket
@@ -17,13 +18,15 @@ from pyvirtfs.vmm.vfio_user.irqs import Irqs
 from pyvirtfs.vmm.vfio_user.regions import Regions
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
     from pyvirtfs.memory import GuestMemory
     from pyvirtfs.pci import PciFunction
 
 _MAX_PATH: Final = 107
 """Bytes of a unix socket's path (unix(7))."""
+_PAUSE: Final = 0.1
+"""Seconds until another client is accepted, when one could not be."""
 _GOODBYE: Final = 0.2
 """Seconds for a client to notice that the server goes, so that nothing unread is left in the socket."""
 
@@ -54,10 +57,11 @@ def listen(path: str) -> socket.socket:
         raise ConfigError("--socket", f"{path!r} is too long: a socket's path may have {_MAX_PATH} bytes")
     listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
-        _remove_stale(path)
-        listener.bind(path)
-        os.chmod(path, 0o600)  # nobody can connect before listen(2)
-        listener.listen(16)
+        with _one_at_a_time(path):
+            _remove_stale(path)
+            listener.bind(path)
+            os.chmod(path, 0o600)  # nobody can connect before listen(2)
+            listener.listen(16)
         listener.setblocking(False)
     except OSError as error:
         listener.close()
@@ -66,6 +70,27 @@ def listen(path: str) -> socket.socket:
         listener.close()
         raise
     return listener
+
+
+@contextlib.contextmanager
+def _one_at_a_time(path: str) -> Iterator[None]:
+    """Keep others from making a socket in the same folder meanwhile, who might take ours for a stale one.
+
+    If somebody locks the folder for longer, that is none of us.
+    """
+    folder = os.open(os.path.dirname(path) or os.curdir, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    deadline = time.monotonic() + 1
+    try:
+        while time.monotonic() < deadline:
+            try:
+                fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                time.sleep(0.01)
+            else:
+                break
+        yield
+    finally:
+        os.close(folder)
 
 
 def _remove_stale(path: str) -> None:
@@ -129,12 +154,17 @@ class Server:
         self.irqs: Final = Irqs(function)
         self._regions = Regions(function)
         self._deferring = function if isinstance(function, Deferring) else None
+        self._paused = 0.0  # until when nobody is accepted
         self.connection: Connection | None = None
         """The client that is served now."""
 
     def filenos(self) -> list[int]:
         """The descriptors whose readability is to be told by `step`."""
-        found = [self._listener.fileno() if self.connection is None else self.connection.fileno()]
+        found = []
+        if self.connection is not None:
+            found.append(self.connection.fileno())
+        elif not self._paused:
+            found.append(self._listener.fileno())
         if self._deferring is not None and (wakeup := self._deferring.wakeup_fileno()) is not None:
             found.append(wakeup)
         return found
@@ -153,8 +183,12 @@ class Server:
             if connection is None:
                 if readable == self._listener.fileno():
                     self._accept()
-            elif readable == connection.fileno():
-                connection.serve()
+                if self._paused:
+                    return self._resume()
+            else:
+                connection.begin_turn()
+                if readable == connection.fileno():
+                    connection.serve()
             deferring = self._deferring
             if deferring is None:
                 return None
@@ -169,13 +203,20 @@ class Server:
             self._hang_up(f"a bug: {error}")
         return None
 
+    def _resume(self) -> float | None:
+        """Listen again after a while; when, or None: from now on."""
+        if time.monotonic() < self._paused:
+            return self._paused
+        self._paused = 0.0
+        return None
+
     def _accept(self) -> None:
         try:
             client, _ = self._listener.accept()
         except OSError as error:
             if error.errno not in {errno.EAGAIN, errno.ECONNABORTED}:
                 _log.error("%s: no client can be accepted: %s", self.path, error.strerror)
-                time.sleep(0.1)  # no descriptors left, most likely: do not spin
+                self._paused = time.monotonic() + _PAUSE  # no descriptors left, most likely: do not spin
             return
         _log.info("%s: a client has connected", self.path)
         self.connection = Connection(
@@ -194,8 +235,11 @@ class Server:
             return
         level = logging.WARNING if reason else logging.INFO
         _log.log(level, "%s: the client is gone%s", self.path, f": {reason}" if reason else "")
-        if self._on_hangup is not None:
-            self._on_hangup(connection, reason)
+        try:
+            if self._on_hangup is not None:
+                self._on_hangup(connection, reason)
+        except Exception as error:  # noqa: BLE001 (as in step)
+            _log.error("a bug in what is called when a client is gone", exc_info=error)
         connection.close()
 
     def close(self) -> None:

@@ -124,6 +124,8 @@ class MessageStream:
             begin += size
         rest = end - begin
         (self._fds if rest else messages[-1].fds).extend(fds)
+        if len(self._fds) > _SCM_MAX_FD:  # with one message, piece by piece
+            raise StreamError("too many descriptors", messages)
         if flags & _MSG_CTRUNC:  # this process has no descriptors left
             raise StreamError("descriptors were lost on the way", messages)
         if begin:
@@ -136,12 +138,12 @@ class MessageStream:
             del buffer[_RECEIVE_NBYTES:]
         return messages
 
-    def send(self, data: bytes, patience: float) -> None:
+    def send(self, data: bytes, deadline: float) -> None:
         """Send one message, whole.
 
         Args:
             data: The message.
-            patience: Seconds for the other end to make room for it.
+            deadline: Until when the other end may make room for it, as time.monotonic().
 
         Raises:
             OSError: As send(2); EPIPE and ECONNRESET if the other end is closed, ETIMEDOUT if it does not read.
@@ -151,13 +153,14 @@ class MessageStream:
         except BlockingIOError:
             sent = 0
         if sent < len(data):
-            self._send_rest(memoryview(data)[sent:], time.monotonic() + patience)
+            self._send_rest(memoryview(data)[sent:], deadline)
 
     def _send_rest(self, data: memoryview, deadline: float) -> None:
         poll = select.poll()
         poll.register(self.socket, select.POLLOUT)
         while data:
-            if not poll.poll(max(deadline - time.monotonic(), 0.0) * 1000):
+            left = deadline - time.monotonic()
+            if left <= 0 or not poll.poll(left * 1000):
                 raise TimeoutError(errno.ETIMEDOUT, "it does not read what it is sent")
             try:
                 data = data[self.socket.send(data, _MSG_DONTWAIT) :]

@@ -231,6 +231,7 @@ class Bench:
     def serve(self) -> None:
         """Let the server take what has arrived."""
         while self.hangup is None and select.select([self.connection], [], [], 0)[0]:
+            self.connection.begin_turn()
             try:
                 self.connection.serve()
             except Hangup as reason:

@@ -263,14 +263,14 @@ def test_memory_that_cannot_be_sealed(
     bench = make_bench(strict=True)
     bench.raw.refused(MAP, map_body(), fds=[fd])
     assert bench.memory.regions == ()
-    assert "can be truncated" in caplog.text
+    assert "can be taken away" in caplog.text
     caplog.clear()
     bench = make_bench()
     for i in range(3):
         bench.raw.map(i * PAGE, PAGE, fd, offset=i * PAGE)
     os.close(fd)
     assert [record.levelno for record in caplog.records] == [logging.WARNING]
-    assert "can be truncated" in caplog.text
+    assert "can be taken away" in caplog.text
 
 
 # --- unmap ---
@@ -373,3 +373,25 @@ def test_sgl_get_put_across_regions(bench: Any, ram: int) -> None:
     assert bench.memory.read(BASE, 2 * PAGE) == data
     with pytest.raises(MemoryAccessError):
         bench.memory.buffers([(BASE, 2 * PAGE + 1)])
+
+
+def test_huge_pages_are_taken_with_a_warning(
+    make_bench: Any, ram: int, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A hole may be punched into them whether they are sealed or not. (There are none here: this only says so.)"""
+    monkeypatch.setattr(dma, "is_on_huge_pages", lambda _: True)
+    make_bench(strict=True).raw.refused(MAP, map_body(), fds=[ram])
+    caplog.clear()
+    make_bench().raw.map(BASE, PAGE, ram)
+    assert "huge pages" in caplog.text
+
+
+def test_all_mappings_together_are_limited(bench: Any) -> None:
+    """A process has 128 TiB of addresses, and there are other clients."""
+    fd = memfd(1 << 40)
+    for i in range(8):
+        bench.raw.map(i << 40, 1 << 40, fd)
+    bench.raw.refused(MAP, map_body(address=8 << 40, nbytes=1 << 40), fds=[fd], code=errno.ENOSPC)
+    bench.raw.unmap(0, 1 << 40)
+    bench.raw.map(8 << 40, 1 << 40, fd)
+    os.close(fd)

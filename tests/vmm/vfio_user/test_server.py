@@ -342,6 +342,45 @@ def test_a_client_that_does_not_read(served: Any, toy: Any, monkeypatch: pytest.
     served.assert_serves()
 
 
+def test_a_client_that_reads_slowly(served: Any, toy: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """All its messages of one turn together may take so long, and not each of them."""
+    monkeypatch.setattr(connection, "PATIENCE", 0.3)
+    served.add(toy())
+    served.start()
+    slow = served.connect()
+    slow.send_bytes((struct.pack("<HHIII", 1, READ, 32, 0, 0) + struct.pack("<QII", 0, 2, 1 << 20)) * 50)
+    begin = time.monotonic()
+    while not served.hangups and time.monotonic() - begin < 10:
+        with contextlib.suppress(OSError):
+            slow.socket.recv(1 << 19)
+        time.sleep(0.02)
+    assert served.hangups
+    assert time.monotonic() - begin < 3
+    served.assert_serves()
+
+
+def test_a_function_that_fails_when_its_client_leaves(served: Any, toy: Any, caplog: pytest.LogCaptureFixture) -> None:
+    """Neither the loop nor the other server of it ends, and nothing of the client is left."""
+    function = toy()
+    served.add(function, on_hangup=lambda *_: 1 // 0)
+    served.add(toy())
+    served.start()
+    client = served.connect(0)
+    client.map(0, 4096, fd := memfd_create("ram", 4096))
+    os.close(fd)
+
+    def fail() -> None:
+        function.function_reset = lambda: None
+        raise ZeroDivisionError
+
+    function.function_reset = fail
+    client.close()
+    served.assert_serves(1)
+    served.assert_serves(0)
+    assert served.memories[0].regions == ()
+    assert caplog.text.count("ZeroDivisionError") >= 2
+
+
 def test_a_client_that_stops_in_the_middle_of_a_message(served: Any, toy: Any) -> None:
     """Nobody else has to wait for the rest of it, but those behind the same socket."""
     for _ in range(2):

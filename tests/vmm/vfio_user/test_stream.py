@@ -207,11 +207,11 @@ def test_a_flood_of_descriptors() -> None:
 
 def test_send() -> None:
     with connected() as (peer, stream):
-        stream.send(b"message", 1)
+        stream.send(b"message", time.monotonic() + 1)
         assert peer.recv(100) == b"message"
         peer.close()
         with pytest.raises(OSError, match=r"[Pp]ipe"):
-            stream.send(b"nobody", 1)
+            stream.send(b"nobody", time.monotonic() + 1)
 
 
 def test_send_of_more_than_the_socket_holds() -> None:
@@ -226,7 +226,7 @@ def test_send_of_more_than_the_socket_holds() -> None:
 
         reader = threading.Thread(target=read)
         reader.start()
-        stream.send(data, 10)
+        stream.send(data, time.monotonic() + 10)
         reader.join()
         assert received == data
 
@@ -245,7 +245,7 @@ def test_send_to_somebody_who_does_not_read(reads: bool) -> None:
         reader.start()
         begin = time.monotonic()
         with pytest.raises(TimeoutError):
-            stream.send(bytes(1 << 20), 0.1)
+            stream.send(bytes(1 << 20), begin + 0.1)
         assert time.monotonic() - begin < 5  # however often a little of it goes away
         over.set()
         reader.join()
@@ -256,3 +256,14 @@ def test_replies() -> None:
     assert reply_to(header) == struct.pack("<HHIII", 7, 9, 16, 1, 0)
     assert reply_to(header, b"ab", memoryview(b"cd")) == struct.pack("<HHIII", 7, 9, 20, 1, 0) + b"abcd"
     assert error_reply(header, 22) == struct.pack("<HHIII", 7, 9, 16, 0x21, 22)
+
+
+def test_descriptors_piece_by_piece() -> None:
+    """One message may not bring more and more of them."""
+    with connected() as (peer, stream):
+        data = message(0, bytes(200))
+        send(peer, data[:1], [0] * 200)
+        assert stream.receive() == []
+        send(peer, data[1:2], [0] * 200)
+        with pytest.raises(StreamError, match="too many descriptors"):
+            stream.receive()
