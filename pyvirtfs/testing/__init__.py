@@ -5,6 +5,7 @@ from pyvirtfs.testing.delayed import DelayedDriver, Held
 from pyvirtfs.testing.descriptors import check_descriptors, open_descriptors
 from pyvirtfs.testing.interrupts import Message, RecordingSink
 from pyvirtfs.testing.pair import Pair, pair
+from pyvirtfs.testing.served import ServedFunction
 
 __all__ = [
     "DelayedDriver",
@@ -13,6 +14,7 @@ __all__ = [
     "Message",
     "Pair",
     "RecordingSink",
+    "ServedFunction",
     "check_descriptors",
     "fake_clock",
     "open_descriptors",

@@ -11,7 +11,7 @@ import struct
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import pytest
 
@@ -20,8 +20,7 @@ from pyvirtfs.errors import DeviceError
 from pyvirtfs.guest import DirectMachine, VfioUserClient
 from pyvirtfs.pci import Bar, BarKind, PciFunction, PciIdentity
 from pyvirtfs.syscalls import memfd_create
-from pyvirtfs.testing import check_descriptors
-from pyvirtfs.vmm.vfio_user import Loop, Server
+from pyvirtfs.testing import ServedFunction, check_descriptors
 
 REPLY, NO_REPLY, ERROR = 1, 0x10, 0x20
 VERSION, DMA_MAP, DMA_UNMAP, GET_INFO, REGION_INFO, _, IRQ_INFO, SET_IRQS, READ, WRITE, DMA_READ, DMA_WRITE = range(
@@ -29,6 +28,7 @@ VERSION, DMA_MAP, DMA_UNMAP, GET_INFO, REGION_INFO, _, IRQ_INFO, SET_IRQS, READ,
 )
 PAGE = 4096
 MIB = 1 << 20
+Served: TypeAlias = ServedFunction[PciFunction]
 PATIENCE = 10.0
 
 
@@ -281,30 +281,6 @@ class Buttons:
             self.data[offset : offset + size] = value.to_bytes(size, "little")
 
 
-class Served:
-    """A function behind a socket, in a thread."""
-
-    def __init__(self, function: PciFunction, memory: GuestMemory, path: Path, **options: Any) -> None:
-        self.function = function
-        self.memory = memory
-        self.hangups: list[str] = []
-        self.server = Server(function, memory, path, on_hangup=lambda _, why: self.hangups.append(why), **options)
-        self.path = self.server.path
-        self.loop = Loop()
-        self.loop.servers.append(self.server)
-        self.thread = threading.Thread(target=self.loop.run)
-        self.thread.start()
-
-    def stop(self) -> None:
-        self.loop.stop()
-        self.thread.join(PATIENCE)
-        assert not self.thread.is_alive()
-
-    def close(self) -> None:
-        self.stop()
-        self.loop.close()
-
-
 @pytest.fixture
 def buttons(tmp_path: Path) -> Iterator[Served]:
     with check_descriptors():
@@ -313,9 +289,8 @@ def buttons(tmp_path: Path) -> Iterator[Served]:
         bar.function = function
         function.add_bar(Bar(0, BarKind.MEMORY_32, 64, bar))
         function.add_msix(3, 1)
-        served = Served(function, GuestMemory(), tmp_path / "socket")
-        yield served
-        served.close()
+        with ServedFunction(function, GuestMemory(), tmp_path / "socket") as served:
+            yield served
 
 
 class Guest:

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import os
-import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import pytest
 
@@ -16,40 +15,15 @@ from pyvirtfs import GuestMemory, Virtio9pPci
 from pyvirtfs.errors import DeviceError
 from pyvirtfs.guest import COPYING, Channel, DirectMachine, Mount, VfioUserClient, mount
 from pyvirtfs.syscalls import memfd_create
-from pyvirtfs.testing import check_descriptors
+from pyvirtfs.testing import ServedFunction, check_descriptors
 from pyvirtfs.virtio import features
-from pyvirtfs.vmm.vfio_user import Loop, Server
 
 DMA_WRITE = 12
 PAGE = 4096
 MIB = 1 << 20
 RAM_NBYTES = 32 * MIB
+Served: TypeAlias = ServedFunction[Virtio9pPci]
 PATIENCE = 10.0
-
-
-class Served:
-    """A function behind a socket, in a thread."""
-
-    def __init__(self, function: Virtio9pPci, memory: GuestMemory, path: Path, **options: Any) -> None:
-        self.function = function
-        self.memory = memory
-        self.hangups: list[str] = []
-        self.server = Server(function, memory, path, on_hangup=lambda _, why: self.hangups.append(why), **options)
-        self.path = self.server.path
-        self.loop = Loop()
-        self.loop.servers.append(self.server)
-        self.thread = threading.Thread(target=self.loop.run)
-        self.thread.start()
-
-    def stop(self) -> None:
-        self.loop.stop()
-        self.thread.join(PATIENCE)
-        assert not self.thread.is_alive()
-
-    def close(self) -> None:
-        self.stop()
-        self.loop.close()
-        self.function.close()
 
 
 @pytest.fixture
@@ -66,9 +40,9 @@ def virtfs(export: Path, tmp_path: Path) -> Iterator[Served]:
         memory = GuestMemory()
         options = f"local,path={export},security_model=none"
         device = Virtio9pPci(options, mount_tag="tag", memory=memory, defer=True)
-        served = Served(device, memory, tmp_path / "socket")
-        yield served
-        served.close()
+        with ServedFunction(device, memory, tmp_path / "socket") as served:
+            yield served
+        device.close()
 
 
 class Meddler(VfioUserClient):

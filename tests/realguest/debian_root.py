@@ -20,7 +20,8 @@ SECONDS = 420  # for debootstrap, which takes 30 s where the mirror is near
 UNUSED = ("var/cache/apt", "var/lib/apt/lists")
 
 
-def _provision() -> ModuleType:
+def load_provision() -> ModuleType:
+    """The script as a module."""
     loader = SourceFileLoader("provision", str(PROVISION))
     spec = spec_from_loader("provision", loader)
     assert spec is not None
@@ -56,7 +57,7 @@ def pristine(kernel: str) -> Path:
     """The folder, made if need be; nobody may write to it. `kernel` is where `provision` has put things."""
     if os.geteuid() != 0:
         pytest.skip("debootstrap, and owners of files, need root")
-    provision = _provision()
+    provision = load_provision()
     cache = Path(kernel).parents[1]
     version = hashlib.sha256(Path(__file__).read_bytes()).hexdigest()[:12]
     root = cache / f"debian-{provision.RELEASE}-{version}"

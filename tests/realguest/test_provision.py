@@ -13,14 +13,13 @@ import subprocess
 import sys
 import time
 from collections.abc import Mapping
-from importlib.machinery import SourceFileLoader
-from importlib.util import module_from_spec, spec_from_loader
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 import pytest
 
+from tests.realguest.debian_root import load_provision
 from tests.realguest.machine import GuestFiles
 
 PROVISION = Path(__file__).parent / "provision"
@@ -29,16 +28,7 @@ PROVISION = Path(__file__).parent / "provision"
 @pytest.fixture(scope="module")
 def module() -> ModuleType:
     """The script as a module."""
-    loader = SourceFileLoader("provision", str(PROVISION))
-    spec = spec_from_loader("provision", loader)
-    assert spec is not None
-    module = module_from_spec(spec)
-    before, sys.dont_write_bytecode = sys.dont_write_bytecode, True
-    try:
-        loader.exec_module(module)
-    finally:
-        sys.dont_write_bytecode = before
-    return module
+    return load_provision()
 
 
 def provision(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
