@@ -232,11 +232,11 @@ FOUR_BYTES = {  # a fid, and the type of the reply or the errno
 def outcome(message: bytes) -> int | None:
     """What becomes of a message: the type of its reply, -errno, or None for a reset.
 
-    By the declarations, which the device does not parse with: what cannot be read, or goes on behind its fields, has no
-    answer; what can be read is a request that works, or one that the server does not know (replies are none).
+    By the declarations, which the device does not parse with: a request that cannot be read, or goes on behind its
+    fields, has no answer; one that can be read works, and what is no request (a reply, too) is not known.
     """
     kind, fid = message[4], int.from_bytes(message[7:11], "little")
-    if kind in MESSAGES:
+    if kind in MESSAGES and not kind & 1:
         try:
             frames.parse(message)
         except MessageError:
