@@ -290,7 +290,7 @@ def _compiler() -> Finding:
 
 
 def _qemu() -> Finding:
-    reason = f"{_NOT_YET}: takes foreign devices since 10.1 (vfio-user)"
+    reason = "pyvirtfs qemu and pyvirtfs serve need 10.1 or newer (vfio-user)"
     names = (f"qemu-system-{platform.machine()}", "qemu-system-x86_64", "qemu-system-aarch64")
     for name in names:
         found = _program(name, "--version", r"version (\d+\.\d+(?:\.\d+)?)", reason)

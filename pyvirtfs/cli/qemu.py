@@ -61,12 +61,16 @@ def qemu(
     with logging_to_stderr(log_format, log_level, trace):
         taken = qemu_devices.take(qemu_arguments.parse(words))
         if not taken.devices:
-            _log.warning("there is no 9p device on QEMU's command line, which is run as it is")
+            _log.warning("there is no virtio-9p-pci device on QEMU's command line, which is run as it is")
             if dry_run:
                 click.echo(shlex.join(command))
                 return 0
             return qemu_program.run(command, _nothing, _nothing)
         settings = [_settings(device) for device in taken.devices]
+        named = [one.fsdev.id or one.mount_tag for one, at in zip(settings, taken.devices, strict=True) if at.virtfs]
+        for name in named:
+            if named.count(name) > 1:
+                raise ConfigError("-virtfs", f"two exports have the id {name!r}: give one of them another id=")
         folder = os.path.join(socket_base(), f"{_PREFIX}XXXXXXXX")
         changed, warnings = _changed(taken, _paths(folder, len(settings)), strict_memory)
         for warning in warnings:

@@ -47,7 +47,7 @@ _log = logging.getLogger(__name__)
     help="Where a client attaches: one for each device, in their order (-virtfs first); or a folder, with a slash at "
     "its end, that gets TAG.sock for each.",
 )
-@click.option("--pidfile", metavar="PATH", help="Write the process id there as soon as clients can connect.")
+@click.option("--pidfile", metavar="PATH", help="Write the process id there; refused while another process has it.")
 @click.option(
     "--ready-fd",
     metavar="N",
@@ -85,6 +85,7 @@ def serve(
     ready = None if ready_fd is None else _descriptor(ready_fd)
     with (
         logging_to_stderr(log_format, log_level, trace),
+        _pidfile(pidfile),
         OpenFiles() as limit,
         Service(strict_memory=strict_memory, trace=trace) as service,
         _stopped_by_signals(service),
@@ -95,9 +96,8 @@ def serve(
         click.echo(RAM)
         for path, placement in zip(paths, placements, strict=True):
             click.echo(f"-device {shlex.quote(attachment(path, placement))}")
-        with _pidfile(pidfile):
-            _tell_ready(ready)
-            service.run()
+        _tell_ready(ready)
+        service.run()
 
 
 def socket_paths(sockets: Sequence[str], settings: Sequence[DeviceSettings]) -> list[str]:
@@ -157,21 +157,34 @@ def _stopped_by_signals(service: Service) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _pidfile(path: str | None) -> Iterator[None]:
-    """Have a file with the process id while the block runs. OSError if it cannot be made."""
+    """Have a file with the process id while the block runs, locked as long as this process lives.
+
+    Raises:
+        ConfigError: It cannot be made, or another process holds it.
+    """
     if path is None:
         yield
         return
-    content = f"{os.getpid()}\n"
-    with open(path, "w", encoding="ascii") as file:
-        file.write(content)
     try:
-        yield
+        fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o644)
+    except OSError as error:
+        raise ConfigError("--pidfile", f"{path!r} cannot be made: {error.strerror}") from None
+    try:
+        try:
+            fcntl.lockf(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise ConfigError("--pidfile", f"{path!r} belongs to a process that runs") from None
+        os.ftruncate(fd, 0)
+        os.fchmod(fd, 0o644)
+        os.write(fd, b"%d\n" % os.getpid())
+        try:
+            yield
+        finally:
+            with contextlib.suppress(OSError):
+                if os.path.samestat(os.stat(path), os.fstat(fd)):
+                    os.unlink(path)
     finally:
-        with contextlib.suppress(OSError):
-            with open(path, encoding="ascii", errors="replace") as file:
-                ours = file.read() == content
-            if ours:
-                os.unlink(path)
+        os.close(fd)
 
 
 def _tell_ready(descriptor: int | None) -> None:

@@ -235,17 +235,23 @@ class _Taker:
         for argument, made in zip(self.arguments, self.made, strict=True):
             if argument.option == "virtfs":
                 unplaced.add(None)
+            elif argument.option == "drive" and pairs_of(argument, "file").get("if") == "virtio":
+                if None in unplaced:
+                    self._warn_of_slot("-drive if=virtio")
+                    return
             elif made is None or made.is_json or "addr" in made.properties:
                 continue
             elif made.name in NAMES:
                 unplaced.add(made.properties.get("bus"))
             elif made.properties.get("bus") in unplaced and _NOT_PCI.fullmatch(made.name) is None:
-                self.warnings.append(
-                    f"the guest will find {made.name} in another PCI slot than without pyvirtfs, because QEMU makes it "
-                    "before the 9p device in front of it; addr= behind -device (for -virtfs: -fsdev and -device) "
-                    "prevents that"
-                )
+                self._warn_of_slot(made.name)
                 return
+
+    def _warn_of_slot(self, name: str) -> None:
+        self.warnings.append(
+            f"the guest will find {name} in another PCI slot than without pyvirtfs, because QEMU makes it before the "
+            "9p device in front of it; addr= behind -device (for -virtfs: -fsdev and -device) prevents that"
+        )
 
 
 def _asks_for_help(pairs: Mapping[str, str]) -> bool:

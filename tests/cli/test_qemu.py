@@ -178,7 +178,7 @@ def test_a_command_line_without_a_9p_device(fake: Fake, run: Run, monkeypatch: p
     monkeypatch.setenv("DO", "exit 3")
     monkeypatch.setenv("VERSION", "8.2.2")  # which may well be
     answer = run("qemu", "--", str(fake.path), "-m", "1G", "disk.img")
-    line = "pyvirtfs: warning: there is no 9p device on QEMU's command line, which is run as it is\n"
+    line = "pyvirtfs: warning: there is no virtio-9p-pci device on QEMU's command line, which is run as it is\n"
     assert (answer.returncode, answer.stdout, answer.stderr) == (3, "", line)
     assert fake.arguments == ["-m", "1G", "disk.img"]
     answer = run("qemu", "--dry-run", "--", "qemu", "-m", "1G", "a b")

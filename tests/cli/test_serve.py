@@ -154,9 +154,29 @@ def test_nobody_waits_for_ready(serving: Callable[..., Serving], export: Path, t
     assert one.process.stderr is not None
     assert one.process.stderr.readline() == "pyvirtfs: warning: --ready-fd: nobody was told: Broken pipe\n"
     greet(tmp_path / "s")
+    pidfile.unlink()
     pidfile.write_text("1\n")  # another one's now
     one.end()
     assert pidfile.exists()
+
+
+def test_the_pidfile_of_a_server_that_runs(
+    serving: Callable[..., Serving], run: Run, export: Path, tmp_path: Path
+) -> None:
+    pidfile = tmp_path / "pid"
+    one = serving(*virtfs(export), "--socket", str(tmp_path / "s"), "--pidfile", str(pidfile))
+    one.lines()
+    answer = run("serve", *virtfs(export), "--socket", str(tmp_path / "t"), "--pidfile", str(pidfile))
+    assert (answer.returncode, answer.stdout) == (2, "")
+    assert "belongs to a process that runs" in answer.stderr
+    assert pidfile.read_text() == f"{one.process.pid}\n"
+    one.end()
+    assert not pidfile.exists()
+    pidfile.write_text("1\n")  # left by one that was killed
+    again = serving(*virtfs(export), "--socket", str(tmp_path / "s"), "--pidfile", str(pidfile))
+    again.lines()
+    assert pidfile.read_text() == f"{again.process.pid}\n"
+    again.end()
 
 
 def test_it_goes_on_when_ignored_signals_come(serving: Callable[..., Serving], export: Path, tmp_path: Path) -> None:
@@ -231,7 +251,11 @@ def test_sockets_that_cannot_be(sockets: list[str], tags: list[str], line: str) 
         (["--socket", "s", "--ready-fd", "999"], 2, "--ready-fd: '999' is no descriptor"),
         (["--socket", "s", "--ready-fd", "x"], 2, "--ready-fd: 'x' is no descriptor"),
         (["--socket", "s", "--ready-fd", "9" * 30], 2, "--ready-fd: '999"),
-        (["--socket", "s", "--pidfile", "no/such/folder"], 1, "no/such/folder: No such file or directory"),
+        (
+            ["--socket", "s", "--pidfile", "no/such"],
+            2,
+            "--pidfile: 'no/such' cannot be made: No such file or directory",
+        ),
         (["--socket", "s", "--log-level", "x"], 2, "Invalid value for '--log-level': 'x' is not one of"),
         (
             ["--socket", "s", "-device", "virtio-9p-pci-transitional,fsdev=f"],

@@ -264,3 +264,11 @@ def test_devices_that_move_to_other_slots(line: str, warned: bool) -> None:
 def test_what_is_no_option_is_named(line: str, told: str) -> None:
     with pytest.raises(ConfigError, match=f"^{told}"):
         taken(line)
+
+
+def test_a_disk_that_changes_its_slot_is_told() -> None:
+    """QEMU makes the disk of -drive if=virtio before the devices that were written as JSON."""
+    export = "local,path=/x,mount_tag=t,security_model=none"
+    disk = ["-drive", "file=disk,if=virtio"]
+    assert "-drive if=virtio in another PCI slot" in take(parse(["-virtfs", export, *disk])).warnings[0]
+    assert take(parse([*disk, "-virtfs", export])).warnings == []

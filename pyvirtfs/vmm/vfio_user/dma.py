@@ -134,12 +134,13 @@ class DmaMap:
             if not get_seals(fd) & SEAL_SHRINK:
                 add_seals(fd, SEAL_SHRINK)
         except OSError as error:
-            problem = f"guest RAM that can be taken away ({error.strerror}); if it is, this process dies"
+            problem = f"guest RAM that can be taken away: it cannot be sealed against shrinking ({error.strerror})"
+            remedy = "a memory-backend-memfd with small pages can"
             if self._strict:
-                raise _refuse(errno.EINVAL, problem) from None
+                raise _refuse(errno.EINVAL, f"{problem}, which --strict-memory refuses; {remedy}") from None
             if not self._warned:
                 self._warned = True
-                _log.warning("%s", problem)
+                _log.warning("%s, and this process dies if it does; %s", problem, remedy)
         else:
             if os.fstat(fd).st_size < nbytes:  # it may have shrunk before it was sealed
                 raise _refuse(errno.EINVAL, "the file has shrunk")
