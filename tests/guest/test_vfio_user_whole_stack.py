@@ -27,14 +27,6 @@ PATIENCE = 10.0
 
 
 @pytest.fixture
-def export(tmp_path: Path) -> Path:
-    folder = tmp_path / "export"
-    folder.mkdir()
-    (folder / "file").write_text("Hi Guest")
-    return folder
-
-
-@pytest.fixture
 def virtfs(export: Path, tmp_path: Path) -> Iterator[Served]:
     with check_descriptors():
         memory = GuestMemory()

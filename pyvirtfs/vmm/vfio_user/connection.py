@@ -98,6 +98,7 @@ class Connection:
         self._dead: str | None = None  # why it cannot be asked for RAM any more
         self._deadline = 0.0
         self.begin_turn()
+        self._hello_by = self._deadline
         self.received = 0
         self.refused = 0
         self._handlers: dict[int, Callable[[Message], tuple[bytes, ...]]] = {
@@ -137,9 +138,16 @@ class Connection:
         self.check()
 
     def check(self) -> None:
-        """Raise Hangup if it turned out that the client is gone, or does not answer, while guest RAM was asked for."""
+        """Raise Hangup if it turned out that the client is gone, or does not answer, or never said what it speaks."""
         if self._dead is not None:
             raise Hangup(self._dead)
+        if self._terms is None and time.monotonic() > self._hello_by:
+            raise Hangup("it sends no version, and others may wait")
+
+    @property
+    def patience(self) -> float | None:
+        """When `check` is to be called even if nothing arrives, as time.monotonic(); None: never."""
+        return self._hello_by if self._terms is None else None
 
     def _is_posted_write(self, message: Message) -> bool:
         """Whether it is the usual doorbell, which has a short way: then it has been rung."""

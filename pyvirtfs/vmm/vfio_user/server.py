@@ -178,30 +178,35 @@ class Server:
         Returns:
             When to call again even if nothing becomes readable, as time.monotonic(), 0.0: at once; None: never.
         """
-        connection = self.connection
         try:
-            if connection is None:
-                if readable == self._listener.fileno():
-                    self._accept()
-                if self._paused:
-                    return self._resume()
-            else:
-                connection.begin_turn()
-                if readable == connection.fileno():
-                    connection.serve()
-            deferring = self._deferring
-            if deferring is None:
-                return None
-            deferring.run_pending()
-            if self.connection is not None:
-                self.connection.check()
-            return deferring.next_deadline()
+            return self._turn(readable)
         except Hangup as reason:
             self._hang_up(str(reason))
         except Exception as error:  # noqa: BLE001 (a server must outlive its bugs: other VMs hang on it)
             _log.error("a bug in the server", exc_info=error)
             self._hang_up(f"a bug: {error}")
         return None
+
+    def _turn(self, readable: int | None) -> float | None:
+        connection = self.connection
+        if connection is None:
+            if readable == self._listener.fileno():
+                self._accept()
+            if self._paused:
+                return self._resume()
+        else:
+            connection.begin_turn()
+            if readable == connection.fileno():
+                connection.serve()
+        deadline = None
+        if self._deferring is not None:
+            self._deferring.run_pending()
+            deadline = self._deferring.next_deadline()
+        if self.connection is not None:
+            self.connection.check()
+            if (patience := self.connection.patience) is not None:
+                deadline = patience if deadline is None else min(deadline, patience)
+        return deadline
 
     def _resume(self) -> float | None:
         """Listen again after a while; when, or None: from now on."""

@@ -342,6 +342,20 @@ def test_a_client_that_does_not_read(served: Any, toy: Any, monkeypatch: pytest.
     served.assert_serves()
 
 
+def test_a_client_that_says_nothing(served: Any, toy: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It does not keep the device for ever; one that has said hello may be as quiet as it likes."""
+    monkeypatch.setattr(connection, "PATIENCE", 0.2)
+    served.add(toy())
+    served.start()
+    with socket.socket(socket.AF_UNIX) as mute:
+        mute.connect(served.loop.servers[0].path)
+        quiet = served.connect()  # answered when the other one has been sent away
+        time.sleep(0.5)
+        assert quiet.read(CONFIG, 0, 2) == b"\x34\x12"
+        assert mute.recv(1) == b""
+    assert served.hangups == ["it sends no version, and others may wait"]
+
+
 def test_a_client_that_reads_slowly(served: Any, toy: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """All its messages of one turn together may take so long, and not each of them."""
     monkeypatch.setattr(connection, "PATIENCE", 0.3)
