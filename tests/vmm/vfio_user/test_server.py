@@ -332,25 +332,26 @@ def test_what_does_not_harm(served: Any, toy: Any, misbehave: Callable[[Any], No
 
 def test_a_client_that_does_not_read(served: Any, toy: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """It is left after some time; others are served."""
-    monkeypatch.setattr(connection, "PATIENCE", 0.05)
     served.add(toy())
     served.start()
     deaf = served.connect()
+    monkeypatch.setattr(connection, "PATIENCE", 0.05)
     for _ in range(5):
         deaf.send(READ, struct.pack("<QII", 0, 2, 1 << 20))
     served.wait_for_hangups(1)
+    monkeypatch.undo()
     served.assert_serves()
 
 
 def test_a_client_that_says_nothing(served: Any, toy: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """It does not keep the device for ever; one that has said hello may be as quiet as it likes."""
-    monkeypatch.setattr(connection, "PATIENCE", 0.2)
+    monkeypatch.setattr(connection, "PATIENCE", 1.0)
     served.add(toy())
     served.start()
     with socket.socket(socket.AF_UNIX) as mute:
         mute.connect(served.loop.servers[0].path)
         quiet = served.connect()  # answered when the other one has been sent away
-        time.sleep(0.5)
+        time.sleep(1.5)
         assert quiet.read(CONFIG, 0, 2) == b"\x34\x12"
         assert mute.recv(1) == b""
     assert served.hangups == ["it sends no version, and others may wait"]
@@ -358,10 +359,10 @@ def test_a_client_that_says_nothing(served: Any, toy: Any, monkeypatch: pytest.M
 
 def test_a_client_that_reads_slowly(served: Any, toy: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """All its messages of one turn together may take so long, and not each of them."""
-    monkeypatch.setattr(connection, "PATIENCE", 0.3)
     served.add(toy())
     served.start()
     slow = served.connect()
+    monkeypatch.setattr(connection, "PATIENCE", 0.3)
     slow.send_bytes((struct.pack("<HHIII", 1, READ, 32, 0, 0) + struct.pack("<QII", 0, 2, 1 << 20)) * 50)
     begin = time.monotonic()
     while not served.hangups and time.monotonic() - begin < 10:
@@ -369,7 +370,8 @@ def test_a_client_that_reads_slowly(served: Any, toy: Any, monkeypatch: pytest.M
             slow.socket.recv(1 << 19)
         time.sleep(0.02)
     assert served.hangups
-    assert time.monotonic() - begin < 3
+    assert time.monotonic() - begin < 8  # and not 50 times 0.3
+    monkeypatch.undo()
     served.assert_serves()
 
 
@@ -465,15 +467,16 @@ def _start_a_request(client: Any) -> Any:
 
 
 def test_a_client_that_never_answers(served: Any, virtfs: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(connection, "PATIENCE", 0.1)
     served.add(virtfs)
     served.start()
     client = served.connect()
     client.map(0, 16 * PAGE)
+    monkeypatch.setattr(connection, "PATIENCE", 0.3)
     _start_a_request(client)
     assert client.is_closed
     served.wait_for_hangups(1)
     assert served.hangups == ["it does not answer"]
+    monkeypatch.undo()
     served.assert_serves()
 
 
