@@ -81,3 +81,22 @@ def test_huge_pages_are_mapped_in_whole_ones(monkeypatch: pytest.MonkeyPatch) ->
 def line_of(name: str) -> str:
     """The line of /proc/self/maps for a memfd."""
     return next(line for line in Path("/proc/self/maps").read_text().splitlines() if f"memfd:{name}" in line)
+
+
+def test_real_huge_pages() -> None:
+    nbytes = 2 << 20
+    fd = os.memfd_create("shared-six", os.MFD_CLOEXEC | os.MFD_HUGETLB | os.MFD_HUGE_2MB)
+    os.ftruncate(fd, 2 * nbytes)
+    assert mapping.is_on_huge_pages(fd)
+    try:
+        view = map_shared(fd, PAGE, nbytes + PAGE)
+    except OSError as error:
+        os.close(fd)
+        pytest.skip(f"no huge pages are reserved on this machine (vm.nr_hugepages): {error.strerror}")
+    other = map_shared(fd, nbytes, nbytes)
+    os.close(fd)
+    view[:5] = b"Hello"
+    assert (view.nbytes, bytes(other[PAGE : PAGE + 5])) == (PAGE, b"Hello")
+    del view, other
+    gc.collect()
+    assert mapped("shared-six") == 0
