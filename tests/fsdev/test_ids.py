@@ -1,0 +1,105 @@
+from __future__ import annotations
+
+import errno
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pyvirtfs.errors import ConfigError
+from pyvirtfs.fsdev.driver import NONUNAME
+from pyvirtfs.fsdev.ids import MAX_RANGES, OVERFLOW_ID, IdMap, IdRange, SameIds, parse_map, parse_squash
+
+TWO = "0:1000:1+1:100000:65535"
+
+
+def test_both_ways() -> None:
+    ids = parse_map("uidmap", TWO)
+    assert ids.ranges == ((0, 1000, 1), (1, 100000, 65535))
+    assert [ids.to_host(guest) for guest in (0, 1, 65535)] == [1000, 100000, 165534]
+    assert [ids.to_guest(host) for host in (1000, 100000, 165534)] == [0, 1, 65535]
+
+
+def test_ids_in_no_range() -> None:
+    ids = parse_map("uidmap", TWO)
+    assert [ids.to_guest(host) for host in (0, 999, 1001, 99999, 165535, 4294967294)] == [OVERFLOW_ID] * 6
+    for guest in (65536, 4294967294):
+        with pytest.raises(OSError, match=str(guest)) as caught:
+            ids.to_host(guest)
+        assert caught.value.errno == errno.EINVAL
+
+
+def test_leave_it_alone_means_that_everywhere() -> None:
+    squash, _ = parse_squash("squash", "7")
+    for ids in (parse_map("uidmap", TWO), squash, SameIds()):
+        assert ids.to_host(NONUNAME) == NONUNAME
+
+
+@given(
+    st.lists(st.tuples(st.integers(0, 9), st.integers(0, 9), st.integers(1, 9)), min_size=1, max_size=8),
+    st.randoms(use_true_random=False),
+)
+def test_there_and_back(gaps: list[tuple[int, int, int]], random: object) -> None:
+    guest = host = 0
+    ranges = []
+    for guest_gap, host_gap, count in gaps:
+        guest += guest_gap
+        host += host_gap
+        ranges.append(IdRange(guest, host, count))
+        guest += count
+        host += count
+    random.shuffle(ranges)  # type: ignore[attr-defined]
+    ids = IdMap(ranges)
+    expected = {each.guest + i: each.host + i for each in ranges for i in range(each.length)}
+    for number in range(guest + 2):
+        if number in expected:
+            assert ids.to_host(number) == expected[number]
+            assert ids.to_guest(expected[number]) == number
+        else:
+            with pytest.raises(OSError, match="in no range"):
+                ids.to_host(number)
+    backwards = {there: here for here, there in expected.items()}
+    assert all(ids.to_guest(number) == backwards.get(number, OVERFLOW_ID) for number in range(host + 2))
+
+
+@pytest.mark.parametrize(
+    ("text", "problem"),
+    [
+        ("", "'' is no range of ids: write GUEST:HOST:COUNT"),
+        ("0:0", "'0:0' is no range"),
+        ("0:0:1+", "'' is no range"),
+        ("a:0:1", "'a:0:1' is no range"),
+        ("-1:0:1", "'-1:0:1' is no range"),
+        ("0:0:0", "0:0:0 is no range of ids"),
+        ("4294967294:0:2", "4294967294:0:2 is no range of ids"),
+        ("0:4294967294:2", "0:4294967294:2 is no range of ids"),
+        ("0:0:10+9:100:1", "0:0:10 and 9:100:1 overlap: both say what the guest's 9 is"),
+        ("20:100:1+0:91:10", "0:91:10 and 20:100:1 overlap: both say what the host's 100 is"),
+        ("+".join(f"{i}:{i}:1" for i in range(MAX_RANGES + 1)), "341 ranges, there may be 1 to 340"),
+    ],
+)
+def test_wrong_maps(text: str, problem: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        parse_map("gidmap", text)
+    assert str(caught.value).startswith(f"gidmap: {problem}")
+
+
+def test_the_largest_ids() -> None:
+    ids = parse_map("uidmap", "4294967294:4294967294:1+0:0:4294967294")
+    assert ids.to_host(4294967294) == ids.to_guest(4294967294) == 4294967294
+    assert ids.to_host(0) == 0
+
+
+def test_squash() -> None:
+    users, groups = parse_squash("squash", "1000:100")
+    assert [users.to_host(guest) for guest in (0, 5, 4294967294)] == [1000] * 3
+    assert groups.to_host(0) == 100
+    assert users.to_guest(4711) == 4711
+    users, groups = parse_squash("squash", "7")
+    assert (users.host, groups.host) == (7, 7)
+
+
+@pytest.mark.parametrize("text", ["", "root", "1:", ":1", "1:2:3", "-1", "4294967295", "0:4294967295"])
+def test_wrong_squash(text: str) -> None:
+    with pytest.raises(ConfigError, match="UID or UID:GID"):
+        parse_squash("squash", text)
