@@ -1,0 +1,171 @@
+from __future__ import annotations
+
+import logging
+import os
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from pyvirtfs.errors import ConfigError
+from pyvirtfs.fsdev.driver import StatFs
+from pyvirtfs.fsdev.space import SpaceLimits, holes, measure
+from pyvirtfs.testing import check_descriptors, fake_clock
+
+MIB = 1 << 20
+FIGURES = StatFs(type=1, bsize=4096, blocks=1000, bfree=500, bavail=400, files=7, ffree=3, fsid=9, namelen=255)
+
+
+@pytest.fixture
+def top(tmp_path: Path) -> int:
+    return os.open(tmp_path, os.O_PATH)
+
+
+def du(path: Path) -> int:
+    output = subprocess.run(["du", "-sB512", path], check=True, capture_output=True, text=True).stdout
+    return int(output.split()[0]) * 512
+
+
+def test_it_measures_what_du_measures(tmp_path: Path, top: int) -> None:
+    (tmp_path / "a" / "b" / "c").mkdir(parents=True)
+    (tmp_path / "a" / "one").write_bytes(b"x" * 100_000)
+    os.link(tmp_path / "a" / "one", tmp_path / "a" / "b" / "again")
+    (tmp_path / "a" / "b" / "two").write_bytes(b"x")
+    with (tmp_path / "sparse").open("wb") as file:
+        file.truncate(1 << 40)
+        file.write(b"x" * 5000)
+    os.symlink("x" * 1000, tmp_path / "link")
+    os.symlink("/usr", tmp_path / "elsewhere")
+    os.mkfifo(tmp_path / "fifo")
+    for number in range(300):
+        (tmp_path / "a" / "b" / "c" / f"{number:0200}").touch()
+    with check_descriptors():
+        assert measure(top) == du(tmp_path) > 105_000
+    os.close(top)
+
+
+def test_a_tree_deeper_than_any_path(tmp_path: Path, top: int) -> None:
+    depth = 300
+    fd = os.dup(top)
+    for _ in range(depth):
+        os.mkdir(b"x" * 200, dir_fd=fd)
+        below = os.open(b"x" * 200, os.O_RDONLY | os.O_DIRECTORY, dir_fd=fd)
+        os.close(fd)
+        fd = below
+    file = os.open(b"file", os.O_WRONLY | os.O_CREAT, dir_fd=fd)
+    os.write(file, b"x" * 40_000)
+    os.close(file)
+    os.close(fd)
+    assert measure(top) == du(tmp_path) >= 40_000
+    os.close(top)
+    subprocess.run(["rm", "-rf", tmp_path / ("x" * 200)], check=True)
+
+
+def test_the_way_back_is_checked(tmp_path: Path, top: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A folder that the host moves elsewhere meanwhile does not lead out of the export."""
+    inside, outside = tmp_path / "inside", tmp_path / "outside"
+    (inside / "moved").mkdir(parents=True)
+    (outside / "large").mkdir(parents=True)
+    (outside / "large" / "file").write_bytes(b"x" * MIB)
+    fd = os.open(inside, os.O_PATH)
+    real = os.open
+
+    def slow(path: bytes, flags: int, *, dir_fd: int) -> int:
+        if path == b"..":
+            (inside / "moved").rename(outside / "moved")
+        return real(path, flags, dir_fd=dir_fd)
+
+    monkeypatch.setattr(os, "open", slow)
+    assert measure(fd) < MIB
+    assert (outside / "moved").is_dir()
+    os.close(fd)
+    os.close(top)
+
+
+def test_holes(tmp_path: Path) -> None:
+    with (tmp_path / "file").open("w+b") as file:
+        fd = file.fileno()
+        assert holes(fd, 0, 100) == 100
+        os.pwrite(fd, b"x" * MIB, MIB)
+        if holes(fd, 0, 2 * MIB) == 0:
+            pytest.skip("the file system of temporary files has no holes")
+        assert holes(fd, 0, 2 * MIB) == MIB
+        assert holes(fd, 0, 100) == 100
+        assert holes(fd, MIB, 2 * MIB) == 0
+        assert holes(fd, MIB + 7, 2 * MIB + 9) == 9
+        assert holes(fd, 5 * MIB, 6 * MIB) == MIB
+        assert holes(fd, 7, 7) == 0
+
+
+@pytest.mark.parametrize(
+    ("hard", "soft", "message"),
+    [
+        (0, None, "space_hard_limit: 0 bytes hold nothing"),
+        (None, 0, "space_soft_limit: 0 bytes hold nothing"),
+        (10, 11, "space_soft_limit: 11 is above space_hard_limit, which is 10"),
+    ],
+)
+def test_wrong_limits(hard: int | None, soft: int | None, message: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        SpaceLimits(hard, soft)
+    assert str(caught.value) == message
+
+
+def test_what_fits() -> None:
+    limits = SpaceLimits(100, None)
+    limits.changed(60)
+    assert limits.fits(40)
+    assert not limits.fits(41)
+    limits.changed(-1000)
+    assert limits.used == 0
+    assert SpaceLimits(None, 5).fits(1 << 60)
+
+
+def test_one_warning_each_time_that_the_soft_limit_is_passed(caplog: pytest.LogCaptureFixture) -> None:
+    limits = SpaceLimits(None, 100)
+    with caplog.at_level(logging.WARNING):
+        for change in (100, 1, 1, 1):
+            limits.changed(change)
+        assert len(caplog.records) == 1
+        limits.changed(-50)
+        limits.changed(50)
+    assert [record.message for record in caplog.records] == [
+        "the export holds 101 bytes, more than space_soft_limit=100",
+        "the export holds 103 bytes, more than space_soft_limit=100",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("hard", "soft", "used", "shown"),
+    [
+        (None, 4096 * 100, 4096 * 30, (100, 70, 70)),
+        (4096 * 100, 4096 * 50, 4096 * 30, (50, 20, 20)),
+        (4096 * 100, None, 4096 * 100 + 1, (100, 0, 0)),
+        (4096 * 800, None, 0, (800, 500, 400)),
+        (1 << 60, None, 4096, (1000, 500, 400)),
+    ],
+)
+def test_what_the_guest_is_told(hard: int | None, soft: int | None, used: int, shown: tuple[int, int, int]) -> None:
+    limits = SpaceLimits(hard, soft)
+    limits.changed(used)
+    figures = limits.shown(FIGURES)
+    assert (figures.blocks, figures.bfree, figures.bavail) == shown
+    assert figures[5:] == FIGURES[5:]
+
+
+def test_a_file_system_without_a_block_size() -> None:
+    assert SpaceLimits(512 * 8, None).shown(FIGURES._replace(bsize=0)).blocks == 8
+
+
+def test_measuring_again(tmp_path: Path, top: int) -> None:
+    with fake_clock() as clock:
+        limits = SpaceLimits(MIB, None)
+        may = [limits.may_measure]
+        (tmp_path / "file").write_bytes(b"x" * 8192)
+        limits.measure(top, [10, 20])
+        assert limits.used == du(tmp_path) + 30
+        may.append(limits.may_measure)
+        clock.advance(2)
+        may.append(limits.may_measure)
+    assert may == [True, False, True]
+    os.close(top)
