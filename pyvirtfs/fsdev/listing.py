@@ -230,12 +230,12 @@ class Listing:
             inode = qid[2]
             try:
                 if name == b".." and self._folder is table.root:
-                    path = table.root.path
+                    path = table.root.shown_path
                 elif kind == _DT_UNKNOWN or name in special or suspect in {-1, inode} or inode >= FOREIGN:
-                    mode, path = table.identify(self._fd, name)
+                    mode, path = table.shown(self._fd, name)
                     kind = stat.S_IFMT(mode) >> 12  # noqa: PLW2901  (DT_* of dirent.h are the type bits of st_mode)
                 elif foreign:
-                    path = table.qids.path(self._device, inode)
+                    path = table.qids.shown(table.qids.path(self._device, inode), inode)
                 else:
                     continue
             except OSError:

@@ -57,9 +57,8 @@ OPTIONS: Final = OptionTable(
             name="multidevs",
             type="choice",
             default="remap",
-            choices=("remap", "forbid"),
-            refused={"warn": "would let two files have one identity; it is not supported"},
-            help="Files of other devices below the export: give them numbers of their own, or refuse them",
+            choices=("remap", "forbid", "warn"),
+            help="Files of other devices below the export: give them numbers of their own, refuse them, or only warn",
         ),
     ),
     refused={"fmode": _MAPPED_ONLY, "dmode": _MAPPED_ONLY, "throttling.*": "throttling is not supported yet"},
@@ -96,7 +95,7 @@ class LocalDriver(LocalCreate, LocalNames, LocalAttributes, LocalLocks):
         readonly: Change nothing on the host.
         writeout: ``immediate``: start to write data to the disk with each write.
         multidevs: What becomes of objects on other devices than the root's: ``remap`` gives them qid paths of their
-            own, ``forbid`` refuses them with ENODEV.
+            own, ``forbid`` refuses them with ENODEV, ``warn`` lets their inode numbers collide and logs one warning.
         max_descriptors: How many descriptors the guest may make this process hold, one for each object that it knows,
             each open file, each owner of locks on a file. None: what the soft limit RLIMIT_NOFILE allows now, but for a
             quarter (64 at least).
@@ -121,7 +120,7 @@ class LocalDriver(LocalCreate, LocalNames, LocalAttributes, LocalLocks):
             OPTIONS.options["writeout"].parse(writeout)
         if max_descriptors is not None and max_descriptors < 1:
             raise ConfigError("max_descriptors", f"{max_descriptors} is not enough: the root needs one")
-        model = MODELS[security_model]
+        model = MODELS[security_model]()
         if not readonly and (missing := missing_capabilities(model.capabilities)):
             raise ConfigError(
                 "security_model",
@@ -138,7 +137,7 @@ class LocalDriver(LocalCreate, LocalNames, LocalAttributes, LocalLocks):
                 root_fd,
                 model,
                 readonly=readonly,
-                forbid_devices=multidevs == "forbid",
+                multidevs=multidevs,
                 write_back=writeout == "immediate",
                 set_ids_survive=not missing_capabilities(("CAP_FSETID",)),
                 max_descriptors=max_descriptors,

@@ -22,15 +22,13 @@ import contextlib
 import errno
 import os
 import stat
-from collections.abc import Callable
-from functools import partial
 from typing import Final
 
-from pyvirtfs.fsdev.driver import NONUNAME, Attributes, Qid
+from pyvirtfs.fsdev.driver import Attributes, Qid
 from pyvirtfs.fsdev.entries import PATH_FLAGS, Entry, Node
 from pyvirtfs.fsdev.local_core import LocalFile, fail
 from pyvirtfs.fsdev.local_files import FILE_FLAGS, LocalFiles
-from pyvirtfs.syscalls import chmod_descriptor, fstatfs, reopen
+from pyvirtfs.syscalls import fstatfs, reopen
 
 _PERMISSIONS: Final = 0o777
 _MODE: Final = 0o7777
@@ -56,7 +54,7 @@ class LocalCreate(LocalFiles):
         self, directory: Node, name: bytes, flags: int, mode: int, uid: int, gid: int
     ) -> tuple[Node, LocalFile, Qid]:
         """See `ExportDriver.create`; ELOOP, EISDIR or ENXIO if there is something else than a regular file."""
-        self._check_writable()
+        self._check_writable(name)
         parent = directory.entry
         for _ in range(_ATTEMPTS):
             try:
@@ -76,11 +74,12 @@ class LocalCreate(LocalFiles):
         """Create and open a file that is not there yet."""
         table = self._table
         table.check_room(2)
-        fd = os.open(name, flags & FILE_FLAGS & ~os.O_TRUNC | _CREATE_FLAGS, mode & _PERMISSIONS, dir_fd=parent.fd)
+        host_mode = mode & _PERMISSIONS if self._file_mode is None else self._file_mode
+        fd = os.open(name, flags & FILE_FLAGS & ~os.O_TRUNC | _CREATE_FLAGS, host_mode, dir_fd=parent.fd)
         entry: Entry | None = None
         try:
             entry, qid = table.adopt(reopen(fd, os.O_PATH | os.O_CLOEXEC))
-            if self._settle(entry, table.last_stat(), mode, uid, gid):
+            if self._settle(entry, table.last_stat(), stat.S_IFREG | mode & _MODE, uid, gid, parent, name):
                 qid = table.qid(entry)
         except OSError:
             self._undo_file(parent, name, fd, entry)
@@ -107,35 +106,31 @@ class LocalCreate(LocalFiles):
 
     def mkdir(self, directory: Node, name: bytes, mode: int, uid: int, gid: int) -> Qid:
         """See `ExportDriver.mkdir`."""
-        self._check_writable()
-        parent = directory.entry.fd
+        self._check_writable(name)
         self._table.check_room(1)
-        os.mkdir(name, 0, dir_fd=parent)
-        return self._finish(directory.entry, name, stat.S_IFDIR, mode, uid, gid, partial(os.rmdir, name, dir_fd=parent))
+        os.mkdir(name, 0, dir_fd=directory.entry.fd)
+        return self._finish(directory.entry, name, stat.S_IFDIR | mode & _MODE, uid, gid)
 
     def symlink(self, directory: Node, name: bytes, target: bytes, uid: int, gid: int) -> Qid:
         """See `ExportDriver.symlink`."""
-        self._check_writable()
+        self._check_writable(name)
         if b"\0" in target:
             fail(errno.EINVAL)
-        parent = directory.entry.fd
         self._table.check_room(1)
-        os.symlink(target, name, dir_fd=parent)
-        remove = partial(os.unlink, name, dir_fd=parent)
-        return self._finish(directory.entry, name, stat.S_IFLNK, None, uid, gid, remove, target)
+        os.symlink(target, name, dir_fd=directory.entry.fd)
+        return self._finish(directory.entry, name, stat.S_IFLNK | _PERMISSIONS, uid, gid, target)
 
     def mknod(self, directory: Node, name: bytes, mode: int, major: int, minor: int, uid: int, gid: int) -> Qid:
         """See `ExportDriver.mknod`; a mode without a type means a regular file, and a folder is EPERM."""
-        self._check_writable()
+        self._check_writable(name)
         kind = stat.S_IFMT(mode)
         parent = directory.entry.fd
         device = 0
-        remove = partial(os.unlink, name, dir_fd=parent)
         self._table.check_room(1)
         if kind in {0, stat.S_IFREG}:
             fd = os.open(name, os.O_WRONLY | _CREATE_FLAGS, mode & _PERMISSIONS, dir_fd=parent)
             try:
-                return self._finish(directory.entry, name, stat.S_IFREG, mode, uid, gid, remove, b"", 0, fd)
+                return self._finish(directory.entry, name, stat.S_IFREG | mode & _MODE, uid, gid, fd=fd)
             finally:
                 os.close(fd)
         if kind in _SPECIAL:
@@ -146,7 +141,7 @@ class LocalCreate(LocalFiles):
             os.mknod(name, kind, device, dir_fd=parent)
         else:
             fail(errno.EPERM if kind == stat.S_IFDIR else errno.EINVAL)
-        return self._finish(directory.entry, name, kind, mode, uid, gid, remove, b"", device)
+        return self._finish(directory.entry, name, kind | mode & _MODE, uid, gid, device=device)
 
     # --- the steps behind the creation ---
 
@@ -154,17 +149,16 @@ class LocalCreate(LocalFiles):
         self,
         parent: Entry,
         name: bytes,
-        kind: int,
-        mode: int | None,
+        mode: int,
         uid: int,
         gid: int,
-        remove: Callable[[], None],
         target: bytes = b"",
         device: int = 0,
         fd: int = -1,
     ) -> Qid:
         """Find the object that was just made, by `fd` or else by name, and give it its owner and its mode."""
         table = self._table
+        kind = stat.S_IFMT(mode)
         entry: Entry | None = None
         fresh = False
         try:
@@ -179,7 +173,7 @@ class LocalCreate(LocalFiles):
                 )
             if not fresh:  # somebody on the host was faster: leave that alone
                 fail(errno.ESTALE)
-            if self._settle(entry, now, mode, uid, gid):
+            if self._settle(entry, now, mode, uid, gid, parent, name, device):
                 qid = table.qid(entry)
         except OSError:
             with contextlib.suppress(OSError):
@@ -190,7 +184,7 @@ class LocalCreate(LocalFiles):
                 elif fresh:
                     fresh = table.identify(parent.fd, name)[1] == entry.path
                 if fresh:
-                    remove()
+                    self._model.discard(parent, name, folder=kind == stat.S_IFDIR)
             if entry is not None:
                 table.drop(entry)
             raise
@@ -217,28 +211,12 @@ class LocalCreate(LocalFiles):
             return True
         return fstatfs(parent.fd).type in _MADE_UP
 
-    def _settle(self, entry: Entry, now: Attributes, mode: int | None, uid: int, gid: int) -> bool:
-        """Give an object its owner and its mode (None: it has none of its own); whether anything had to change.
-
-        The object was adopted a moment ago: what its owner is `now` needs no further system call.
-        """
-        changed = False
-        if (uid not in {NONUNAME, now.uid}) or (gid not in {NONUNAME, now.gid}):
-            self._model.chown(entry.fd, uid, gid)
-            changed = True
-        if mode is not None and (changed or (now.mode ^ mode) & _MODE):
-            now = self._table.stat(entry.fd) if changed else now
-            if (now.mode ^ mode) & _MODE:
-                chmod_descriptor(entry.fd, mode & _MODE)
-                changed = True
-        return changed
-
     def _undo_file(self, parent: Entry, name: bytes, fd: int, entry: Entry | None) -> None:
         """Remove a regular file that could not be finished, unless the name means something else meanwhile."""
         table = self._table
         with contextlib.suppress(OSError):
             path = entry.path if entry is not None else table.identify(fd)[1]
             if table.identify(parent.fd, name)[1] == path:
-                os.unlink(name, dir_fd=parent.fd)
+                self._model.discard(parent, name, folder=False)
         if entry is not None:
             table.drop(entry)

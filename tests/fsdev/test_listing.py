@@ -218,13 +218,13 @@ def test_listings_agree_with_walks_across_mounts(
     driver: LocalDriver, at: At, root: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     looked_at: list[bytes] = []
-    identify = type(driver._table).identify
+    shown = type(driver._table).shown
 
-    def count(self: object, fd: int, name: bytes = b"") -> tuple[int, int]:
+    def count(self: object, fd: int, name: bytes) -> tuple[int, int]:
         looked_at.append(name)
-        return identify(driver._table, fd, name)
+        return shown(driver._table, fd, name)
 
-    monkeypatch.setattr(type(driver._table), "identify", count)
+    monkeypatch.setattr(type(driver._table), "shown", count)
     paths: dict[bytes, int] = {}
     for folder in (b"folder", b"folder/mnt", b"folder/mnt/inner"):
         looked_at.clear()
@@ -312,7 +312,7 @@ def test_a_large_inode_number_has_the_path_that_getattr_tells(
         return nbytes
 
     monkeypatch.setattr(module, "getdents64", enlarge)
-    monkeypatch.setattr(type(driver._table), "identify", lambda *_args: (0o100644, driver._table.qids.path(1, 77)))
+    monkeypatch.setattr(type(driver._table), "shown", lambda *_args: (0o100644, driver._table.qids.path(1, 77)))
     file, _ = driver.open(at(b"sub"), os.O_RDONLY, 0)
     found = {entry.name: entry for entry in read(driver, file, 0)}
     assert found[b"file"].qid.path == driver._table.qids.path(1, 77)

@@ -27,7 +27,7 @@ from pyvirtfs.memory.buffers import ViewBuffers
         ("path=,security_model=none", "path", ["does not exist"]),
         ("path={top},security_model=mapped-xattr", "security_model", ["'mapped-xattr'", "not supported yet", "none"]),
         ("path={top},security_model=squash", "security_model", ["'squash'", "not a known value", "passthrough, none"]),
-        ("path={top},security_model=none,multidevs=warn", "multidevs", ["'warn'", "remap, forbid"]),
+        ("path={top},security_model=none,multidevs=never", "multidevs", ["'never'", "remap, forbid, warn"]),
         ("path={top},security_model=none,writeout=later", "writeout", ["'later'", "immediate"]),
         ("path={top},security_model=none,readonly=maybe", "readonly", ["'maybe'", "on, off"]),
         ("path={top},security_model=none,fmode=0600", "fmode", ["mapped"]),
@@ -47,7 +47,7 @@ def test_bad_arguments(tmp_path: Path, no_leak: None) -> None:
     with pytest.raises(ConfigError, match="security_model"):
         LocalDriver(tmp_path, "mapped")
     with pytest.raises(ConfigError, match="multidevs"):
-        LocalDriver(tmp_path, multidevs="warn")
+        LocalDriver(tmp_path, multidevs="never")
     with pytest.raises(ConfigError, match="writeout"):
         LocalDriver(tmp_path, writeout="never")
     with pytest.raises(ConfigError, match="path"):

@@ -1,0 +1,11 @@
+"""The security models of a local export, by the name that ``security_model=`` gives them."""
+
+from typing import Final
+
+from pyvirtfs.fsdev.security.model import SecurityModel
+from pyvirtfs.fsdev.security.none import NoModel
+from pyvirtfs.fsdev.security.passthrough import Passthrough
+
+__all__ = ["MODELS", "NoModel", "Passthrough", "SecurityModel"]
+
+MODELS: Final[dict[str, type[SecurityModel]]] = {"passthrough": Passthrough, "none": NoModel}
