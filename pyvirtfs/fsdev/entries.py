@@ -14,7 +14,7 @@ import errno
 import os
 import stat
 import struct
-from typing import Final
+from typing import Any, Final
 from zlib import crc32
 
 from pyvirtfs.fsdev.driver import QID_DIRECTORY, QID_FILE, QID_SYMLINK, Attributes, Qid
@@ -87,7 +87,7 @@ class Entry:
         self.node: Node | None = None
         self.more_nodes: list[Node] | None = None
         self.writers: list[int] | None = None
-        self.mapped: object = None
+        self.mapped: Any = None
 
     def become(self, kind: int) -> None:
         """The guest is to see an object of this kind (S_IFMT bits)."""

@@ -95,7 +95,7 @@ class LocalCore(ExportDriver[Node, LocalFile]):
         self._settle = model.settle
         self._clear_set_ids = model.clear_set_ids
         try:
-            self._listings = ListingContext(self._table)
+            self._listings = ListingContext(self._table, hidden=model.hidden, untyped=model.mapped)
         except OSError:
             self._table.close()
             raise

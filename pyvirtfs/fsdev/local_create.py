@@ -35,6 +35,7 @@ _MODE: Final = 0o7777
 _CREATE_FLAGS: Final = os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NOCTTY
 _ATTEMPTS: Final = 16
 """How often a file may vanish or appear between two looks at it before `create` gives up."""
+_LONGEST_TARGET: Final = 4095
 _MAX_MAJOR: Final = 0xFFF
 _MAX_MINOR: Final = 0xFFFFF
 _SPECIAL: Final = frozenset({stat.S_IFIFO, stat.S_IFSOCK, stat.S_IFCHR, stat.S_IFBLK})
@@ -117,33 +118,42 @@ class LocalCreate(LocalFiles):
         if b"\0" in target:
             fail(errno.EINVAL)
         self._table.check_room(1)
+        if self._model.mapped:
+            if not 0 < len(target) <= _LONGEST_TARGET:
+                fail(errno.ENAMETOOLONG if target else errno.ENOENT)
+            return self._make_file(directory.entry, name, stat.S_IFLNK | _PERMISSIONS, uid, gid, target)
         os.symlink(target, name, dir_fd=directory.entry.fd)
         return self._finish(directory.entry, name, stat.S_IFLNK | _PERMISSIONS, uid, gid, target)
 
     def mknod(self, directory: Node, name: bytes, mode: int, major: int, minor: int, uid: int, gid: int) -> Qid:
         """See `ExportDriver.mknod`; a mode without a type means a regular file, and a folder is EPERM."""
         self._check_writable(name)
-        kind = stat.S_IFMT(mode)
-        parent = directory.entry.fd
+        kind = stat.S_IFMT(mode) or stat.S_IFREG
         device = 0
         self._table.check_room(1)
-        if kind in {0, stat.S_IFREG}:
-            fd = os.open(name, os.O_WRONLY | _CREATE_FLAGS, mode & _PERMISSIONS, dir_fd=parent)
-            try:
-                return self._finish(directory.entry, name, stat.S_IFREG | mode & _MODE, uid, gid, fd=fd)
-            finally:
-                os.close(fd)
-        if kind in _SPECIAL:
-            if kind in {stat.S_IFCHR, stat.S_IFBLK}:
-                if major > _MAX_MAJOR or minor > _MAX_MINOR:
-                    fail(errno.EINVAL)
-                device = os.makedev(major, minor)
-            os.mknod(name, kind, device, dir_fd=parent)
-        else:
+        if kind in {stat.S_IFCHR, stat.S_IFBLK}:
+            if major > _MAX_MAJOR or minor > _MAX_MINOR:
+                fail(errno.EINVAL)
+            device = os.makedev(major, minor)
+        if kind == stat.S_IFREG or (kind in _SPECIAL and self._model.mapped):
+            return self._make_file(directory.entry, name, kind | mode & _MODE, uid, gid, device=device)
+        if kind not in _SPECIAL:
             fail(errno.EPERM if kind == stat.S_IFDIR else errno.EINVAL)
+        os.mknod(name, kind, device, dir_fd=directory.entry.fd)
         return self._finish(directory.entry, name, kind | mode & _MODE, uid, gid, device=device)
 
     # --- the steps behind the creation ---
+
+    def _make_file(
+        self, parent: Entry, name: bytes, mode: int, uid: int, gid: int, content: bytes = b"", device: int = 0
+    ) -> Qid:
+        """Make what is a regular file on the host, whatever its mode says that it is for the guest."""
+        host_mode = mode & _PERMISSIONS if self._file_mode is None else self._file_mode
+        fd = os.open(name, os.O_WRONLY | _CREATE_FLAGS, host_mode, dir_fd=parent.fd)
+        try:
+            return self._finish(parent, name, mode, uid, gid, content, device, fd)
+        finally:
+            os.close(fd)
 
     def _finish(
         self,
@@ -156,7 +166,18 @@ class LocalCreate(LocalFiles):
         device: int = 0,
         fd: int = -1,
     ) -> Qid:
-        """Find the object that was just made, by `fd` or else by name, and give it its owner and its mode."""
+        """Find the object that was just made, by `fd` or else by name, and give it its owner and its mode.
+
+        Args:
+            parent: The folder that it was made in.
+            name: Its name there.
+            mode: What it is for the guest.
+            uid: Its owner.
+            gid: Its group.
+            target: The target of a symbolic link.
+            device: What kind of device it is, if it is one.
+            fd: It is a regular file on the host, and this its descriptor.
+        """
         table = self._table
         kind = stat.S_IFMT(mode)
         entry: Entry | None = None
@@ -167,6 +188,8 @@ class LocalCreate(LocalFiles):
             now = table.last_stat()
             if fd >= 0:
                 fresh = table.identify(parent.fd, name)[1] == entry.path
+                if target and fresh and os.write(fd, target) != len(target):
+                    fail(errno.ENOSPC)
             else:
                 fresh = self._is_fresh(now, parent, kind, device) and (
                     kind != stat.S_IFLNK or os.readlink(b"", dir_fd=entry.fd) == target

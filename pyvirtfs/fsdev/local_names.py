@@ -6,6 +6,7 @@ redirect, and which costs the same at any depth.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import stat
@@ -111,7 +112,11 @@ class LocalNames(LocalCore):
         qids += qids[-1:] * (count - len(qids) if entry is table.root else 0)
         found = entry.node
         if found is None:
-            return table.place(entry, None, b""), qids
+            node = table.place(entry, None, b"")
+            if self._model.placed and entry is not table.root:
+                with contextlib.suppress(OSError):  # it has none any more
+                    self._find_place(node)
+            return node, qids
         table.drop(entry)
         found.refs += 1
         return found, qids

@@ -59,12 +59,26 @@ class SecurityModel(abc.ABC):
     regular file of the server's user."""
     hidden: ClassVar[frozenset[bytes]] = frozenset()
     """Names that are not there for the guest, in any folder, and that it may not use."""
+    placed: ClassVar[bool] = False
+    """Whether it must know where a folder is that ``..`` led to."""
 
     table: EntryTable
 
     def __init__(self) -> None:
         self.presenter: Presenter | None = None
         self.file_mode: int | None = None
+
+    def check_root(self, root_fd: int, path: str, *, readonly: bool) -> None:  # noqa: B027  (most need nothing)
+        """Find out whether the export can be served so; leaves nothing behind on the host.
+
+        Args:
+            root_fd: The root of the export.
+            path: Its name, for messages.
+            readonly: Whether nothing on the host will be changed.
+
+        Raises:
+            ConfigError: It cannot.
+        """
 
     def open_table(self, root_fd: int, *, multidevs: str, budget: int) -> EntryTable:
         """Make the table of the export's entries, and know it from now on; the arguments are those of `EntryTable`."""
