@@ -14,7 +14,7 @@ import errno
 import os
 import stat
 import struct
-from typing import Final
+from typing import Any, Final
 from zlib import crc32
 
 from pyvirtfs.fsdev.driver import QID_DIRECTORY, QID_FILE, QID_SYMLINK, Attributes, Qid
@@ -48,8 +48,9 @@ class Entry:
 
     Attributes:
         fd: ``O_PATH`` descriptor; -1 once the entry was dropped.
-        path: Its qid.path, and its key in the table.
-        kind: The S_IFMT bits of its mode.
+        path: Its number in the export, and its key in the table.
+        shown_path: Its qid.path; the same, but for objects of other devices with ``multidevs=warn``.
+        kind: The S_IFMT bits of its mode, as the guest sees it.
         qid_type: The same as 9P says it.
         qid: Its qid as it was when somebody asked last.
         refs: Nodes of it, nodes below it, open files of it, whoever else holds it.
@@ -57,13 +58,27 @@ class Entry:
         node: The first node of it, if there is one.
         more_nodes: Further ones: only of objects with several links.
         writers: Descriptors through which it can be truncated although its mode forbids to open it for that.
+        mapped: What a mapped security model knows of it.
     """
 
-    __slots__ = ("fd", "kind", "more_nodes", "node", "path", "qid", "qid_type", "refs", "writers", "writes")
+    __slots__ = (
+        "fd",
+        "kind",
+        "mapped",
+        "more_nodes",
+        "node",
+        "path",
+        "qid",
+        "qid_type",
+        "refs",
+        "shown_path",
+        "writers",
+        "writes",
+    )
 
     def __init__(self, fd: int, path: int, kind: int, writes: int) -> None:
         self.fd = fd
-        self.path = path
+        self.path = self.shown_path = path
         self.kind = kind
         self.qid_type = _QID_TYPES.get(kind, QID_FILE)
         self.qid = _NEVER_ASKED
@@ -72,6 +87,13 @@ class Entry:
         self.node: Node | None = None
         self.more_nodes: list[Node] | None = None
         self.writers: list[int] | None = None
+        self.mapped: Any = None
+
+    def become(self, kind: int) -> None:
+        """The guest is to see an object of this kind (S_IFMT bits)."""
+        self.kind = kind
+        self.qid_type = _QID_TYPES.get(kind, QID_FILE)
+        self.qid = _NEVER_ASKED
 
     @property
     def proc_path(self) -> bytes:
@@ -99,18 +121,18 @@ class Node:
 
 
 class EntryTable:
-    """All entries of one export, by qid.path.
+    """All entries of one export, by the number that `QidPaths` gives them.
 
     Args:
         root_fd: ``O_PATH`` descriptor of the export's root, owned by the table from now on.
-        forbid_devices: Whether objects of other devices than the root's are refused (``multidevs=forbid``).
+        multidevs: What becomes of objects of other devices than the root's (`QidPaths`).
         budget: How many descriptors the export may hold at one time.
 
     Attributes:
         budget: The same.
         others: How many descriptors besides those of the entries the export holds: open files, locks.
         device: The device of the root, as the kernel's two numbers in one.
-        qids: How objects get their qid.path.
+        qids: How objects get their numbers.
         root: The entry of the root.
         root_node: The node of the root; every attach shares it.
         statx: Fills `buffer` with what statx(2) tells of a descriptor, or of a name below one.
@@ -132,7 +154,7 @@ class EntryTable:
         "statx",
     )
 
-    def __init__(self, root_fd: int, *, forbid_devices: bool = False, budget: int = 1 << 30) -> None:
+    def __init__(self, root_fd: int, *, multidevs: str = "remap", budget: int = 1 << 30) -> None:
         self.budget = budget
         self.others = 0
         self.statx, self.buffer = buffer_reader()
@@ -142,7 +164,7 @@ class EntryTable:
         self._recent_writes: dict[int, int] = {}
         self.statx(root_fd)
         self.device: int = _UNPACK_IDENTITY(self.buffer)[3]
-        self.qids = QidPaths(self.device, forbid=forbid_devices)
+        self.qids = QidPaths(self.device, multidevs)
         self.root, _ = self.adopt(root_fd)
         self.root_node = Node(self.root, None, b"")
         self.root.node = self.root_node
@@ -151,7 +173,7 @@ class EntryTable:
         return len(self._entries)
 
     def get(self, path: int) -> Entry | None:
-        """The entry with that qid.path, if somebody uses it."""
+        """The entry with that number, if somebody uses it."""
         return self._entries.get(path)
 
     def check_room(self, wanted: int) -> None:
@@ -175,7 +197,7 @@ class EntryTable:
         return _new(Attributes, UNPACK_ATTRIBUTES(self.buffer))
 
     def identify(self, fd: int, name: bytes = b"") -> tuple[int, int]:
-        """st_mode and the qid.path of a descriptor, or of a name below it; follows no symbolic link.
+        """st_mode and the number of a descriptor, or of a name below it; follows no symbolic link.
 
         Raises:
             OSError: As statx(2) and `QidPaths.path`.
@@ -183,6 +205,16 @@ class EntryTable:
         self.statx(fd, name)
         mode, inode, _, device = _UNPACK_IDENTITY(self.buffer)
         return mode, self.qids.path(device, inode)
+
+    def shown(self, fd: int, name: bytes) -> tuple[int, int]:
+        """st_mode and the qid.path of a name below a descriptor; follows no symbolic link.
+
+        Raises:
+            OSError: As statx(2) and `QidPaths.path`.
+        """
+        self.statx(fd, name)
+        mode, inode, _, device = _UNPACK_IDENTITY(self.buffer)
+        return mode, self.qids.shown(self.qids.path(device, inode), inode)
 
     def device_of(self, fd: int, name: bytes = b"") -> int:
         """The device of a descriptor, or of a name below it, as the kernel's two numbers in one.
@@ -204,7 +236,7 @@ class EntryTable:
         version = crc32(self.change_times, _UNPACK_IDENTITY(self.buffer)[2] + entry.writes) or 1
         qid = entry.qid
         if qid[1] != version:
-            entry.qid = qid = _new(Qid, (entry.qid_type, version, entry.path))
+            entry.qid = qid = _new(Qid, (entry.qid_type, version, entry.shown_path))
         return qid
 
     # --- entries ---
@@ -231,13 +263,15 @@ class EntryTable:
                 _close(fd)
                 raise OSError(errno.ENFILE, os.strerror(errno.ENFILE))
             self._entries[path] = entry = Entry(fd, path, mode & 0o170000, self._recent_writes.pop(path, 0))
+            if path >= FOREIGN:
+                entry.shown_path = self.qids.shown(path, inode)
         else:
             _close(fd)
             entry.refs += 1
         version = crc32(self.change_times, size + entry.writes) or 1
         qid = entry.qid
         if qid[1] != version:
-            entry.qid = qid = _new(Qid, (entry.qid_type, version, path))
+            entry.qid = qid = _new(Qid, (entry.qid_type, version, entry.shown_path))
         return entry, qid
 
     def drop(self, entry: Entry) -> None:

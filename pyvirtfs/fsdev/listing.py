@@ -25,7 +25,7 @@ _KEPT: Final = 32
 _UNPACK_DIRENT: Final = DIRENT.unpack_from
 _NAME_OFFSET: Final = DIRENT.size
 
-_DT_UNKNOWN, _DT_DIR, _DT_LNK = 0, 4, 10
+_DT_UNKNOWN, _DT_DIR, _DT_REG, _DT_LNK = 0, 4, 8, 10
 _QID_TYPES: Final = bytes(
     QID_DIRECTORY if kind == _DT_DIR else QID_SYMLINK if kind == _DT_LNK else 0 for kind in range(256)
 )
@@ -59,15 +59,19 @@ class ListingContext:
 
     Args:
         table: The export's entries.
+        hidden: Names that are not there for the guest.
+        untyped: A regular file of the host can be anything but a folder for the guest: the listing does not say what.
 
     Raises:
         OSError: As `MountTable`.
     """
 
-    __slots__ = ("buffer", "kept", "mounts", "suspects", "table")
+    __slots__ = ("buffer", "hidden", "kept", "mounts", "suspects", "table", "untyped")
 
-    def __init__(self, table: EntryTable) -> None:
+    def __init__(self, table: EntryTable, *, hidden: frozenset[bytes] = frozenset(), untyped: bool = False) -> None:
         self.table = table
+        self.hidden = hidden
+        self.untyped = untyped
         self.mounts = MountTable()
         self.buffer = bytearray(BATCH_NBYTES)
         self.kept: dict[Listing, None] = {}
@@ -188,13 +192,28 @@ class Listing:
             unknown = self._parse(bytes(memoryview(buffer)[:nbytes]), batch)
             if unknown or self._special or self._suspect is not None or self._device != context.table.device:
                 self._look_at(batch, self._special)
+            last = batch[-1][1]
+            if context.untyped:
+                batch = self._masked(batch)
+                if not batch:  # nothing but hidden names: an empty batch would say that this is the end
+                    return self._read(last)
+                last = batch[-1][1]  # hidden names behind it are passed over: the place is the same for a guest
             self._batch, self._cookies = batch, None
-            self._start, self._position = cookie, batch[-1][1]
+            self._start, self._position = cookie, last
             context.keep(self)
         else:
             self.forget()
             self._position = cookie
         return batch
+
+    def _masked(self, batch: list[EntryFields]) -> list[EntryFields]:
+        """The entries of a batch as a guest of a mapped security model sees them."""
+        hidden = self._context.hidden
+        return [
+            (qid, cookie, _DT_UNKNOWN if kind == _DT_REG else kind, name)
+            for qid, cookie, kind, name in batch
+            if name not in hidden
+        ]
 
     @staticmethod
     def _parse(data: bytes, batch: list[EntryFields]) -> bool:
@@ -230,12 +249,12 @@ class Listing:
             inode = qid[2]
             try:
                 if name == b".." and self._folder is table.root:
-                    path = table.root.path
+                    path = table.root.shown_path
                 elif kind == _DT_UNKNOWN or name in special or suspect in {-1, inode} or inode >= FOREIGN:
-                    mode, path = table.identify(self._fd, name)
+                    mode, path = table.shown(self._fd, name)
                     kind = stat.S_IFMT(mode) >> 12  # noqa: PLW2901  (DT_* of dirent.h are the type bits of st_mode)
                 elif foreign:
-                    path = table.qids.path(self._device, inode)
+                    path = table.qids.shown(table.qids.path(self._device, inode), inode)
                 else:
                     continue
             except OSError:

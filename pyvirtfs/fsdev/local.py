@@ -29,10 +29,8 @@ from pyvirtfs.fsdev.local_locks import LocalLocks
 from pyvirtfs.fsdev.local_names import LocalNames
 from pyvirtfs.fsdev.options import Option, OptionTable, OptionValue
 from pyvirtfs.fsdev.registry import DriverType
-from pyvirtfs.fsdev.security import MODELS
-
-_LATER: Final = "is not supported yet"
-_MAPPED_ONLY: Final = "it belongs to the mapped security models, which are not supported yet"
+from pyvirtfs.fsdev.security import MODELS, MappedModel, SecurityModel
+from pyvirtfs.fsdev.security.mapped import FILE_MODE, FOLDER_MODE
 
 OPTIONS: Final = OptionTable(
     "fsdev driver 'local'",
@@ -42,10 +40,11 @@ OPTIONS: Final = OptionTable(
             name="security_model",
             type="choice",
             required=True,
-            choices=tuple(sorted(MODELS, reverse=True)),
-            refused=dict.fromkeys(("mapped", "mapped-xattr", "mapped-file"), _LATER),
+            choices=tuple(MODELS),
             help="What becomes of the guest's owners and modes",
         ),
+        Option(name="fmode", type="number", help="Mode of files on the host, mapped models only: 0600 unless given"),
+        Option(name="dmode", type="number", help="Mode of folders on the host, mapped models only: 0700 unless given"),
         Option(name="readonly", type="bool", default=False, help="Refuse every change"),
         Option(
             name="writeout",
@@ -57,12 +56,11 @@ OPTIONS: Final = OptionTable(
             name="multidevs",
             type="choice",
             default="remap",
-            choices=("remap", "forbid"),
-            refused={"warn": "would let two files have one identity; it is not supported"},
-            help="Files of other devices below the export: give them numbers of their own, or refuse them",
+            choices=("remap", "forbid", "warn"),
+            help="Files of other devices below the export: give them numbers of their own, refuse them, or only warn",
         ),
     ),
-    refused={"fmode": _MAPPED_ONLY, "dmode": _MAPPED_ONLY, "throttling.*": "throttling is not supported yet"},
+    refused={"throttling.*": "throttling is not supported yet"},
 )
 
 
@@ -85,6 +83,24 @@ def open_root(path: str) -> int:
         raise ConfigError("path", f"{path!r} cannot be opened: {error}") from None
 
 
+def make_model(name: str, fmode: int | None, dmode: int | None) -> SecurityModel:
+    """The security model of that name.
+
+    Raises:
+        ConfigError: It has no use for `fmode` or `dmode`, and one of them is given.
+    """
+    model = MODELS[name]
+    if issubclass(model, MappedModel):
+        return model(FILE_MODE if fmode is None else fmode, FOLDER_MODE if dmode is None else dmode)
+    for option, value in (("fmode", fmode), ("dmode", dmode)):
+        if value is not None:
+            mapped = [name for name, model in MODELS.items() if model.mapped]
+            raise ConfigError(
+                option, f"belongs to the mapped models ({', '.join(mapped)}), and security_model is {name!r}"
+            )
+    return model()
+
+
 class LocalDriver(LocalCreate, LocalNames, LocalAttributes, LocalLocks):
     """An export of a folder of the host.
 
@@ -92,11 +108,13 @@ class LocalDriver(LocalCreate, LocalNames, LocalAttributes, LocalLocks):
 
     Args:
         path: The folder; an existing one.
-        security_model: ``passthrough`` or ``none``.
+        security_model: ``passthrough``, ``mapped`` (the same as ``mapped-xattr``), ``mapped-file`` or ``none``.
+        fmode: Permission bits of files on the host, with a mapped model; 0600 unless given.
+        dmode: Permission bits of folders on the host, with a mapped model; 0700 unless given.
         readonly: Change nothing on the host.
         writeout: ``immediate``: start to write data to the disk with each write.
         multidevs: What becomes of objects on other devices than the root's: ``remap`` gives them qid paths of their
-            own, ``forbid`` refuses them with ENODEV.
+            own, ``forbid`` refuses them with ENODEV, ``warn`` lets their inode numbers collide and logs one warning.
         max_descriptors: How many descriptors the guest may make this process hold, one for each object that it knows,
             each open file, each owner of locks on a file. None: what the soft limit RLIMIT_NOFILE allows now, but for a
             quarter (64 at least).
@@ -110,6 +128,8 @@ class LocalDriver(LocalCreate, LocalNames, LocalAttributes, LocalLocks):
         path: str | os.PathLike[str],
         security_model: str = "none",
         *,
+        fmode: int | None = None,
+        dmode: int | None = None,
         readonly: bool = False,
         writeout: str | None = None,
         multidevs: str = "remap",
@@ -121,7 +141,7 @@ class LocalDriver(LocalCreate, LocalNames, LocalAttributes, LocalLocks):
             OPTIONS.options["writeout"].parse(writeout)
         if max_descriptors is not None and max_descriptors < 1:
             raise ConfigError("max_descriptors", f"{max_descriptors} is not enough: the root needs one")
-        model = MODELS[security_model]
+        model = make_model(security_model, fmode, dmode)
         if not readonly and (missing := missing_capabilities(model.capabilities)):
             raise ConfigError(
                 "security_model",
@@ -134,13 +154,18 @@ class LocalDriver(LocalCreate, LocalNames, LocalAttributes, LocalLocks):
             os.close(root_fd)
             raise ConfigError("path", "/proc is not mounted, and the driver needs it")
         try:
+            model.check_root(root_fd, os.fspath(path), readonly=readonly)
+        except ConfigError:
+            os.close(root_fd)
+            raise
+        try:
             super().__init__(
                 root_fd,
                 model,
                 readonly=readonly,
-                forbid_devices=multidevs == "forbid",
+                multidevs=multidevs,
                 write_back=writeout == "immediate",
-                set_ids_survive=not missing_capabilities(("CAP_FSETID",)),
+                set_ids_survive=model.mapped or not missing_capabilities(("CAP_FSETID",)),
                 max_descriptors=max_descriptors,
             )
         except OSError as error:
@@ -152,6 +177,8 @@ class LocalDriver(LocalCreate, LocalNames, LocalAttributes, LocalLocks):
         return cls(
             str(values["path"]),
             str(values["security_model"]),
+            fmode=None if values["fmode"] is None else int(values["fmode"]),
+            dmode=None if values["dmode"] is None else int(values["dmode"]),
             readonly=bool(values["readonly"]),
             writeout=None if values["writeout"] is None else str(values["writeout"]),
             multidevs=str(values["multidevs"]),

@@ -15,18 +15,7 @@ from zlib import crc32
 from pyvirtfs.fsdev.driver import NONUNAME, Attributes, Qid, SetAttributes, StatFs
 from pyvirtfs.fsdev.entries import UNPACK_ATTRIBUTES, WRITE_STEP, Entry, Node
 from pyvirtfs.fsdev.local_core import LocalCore, fail
-from pyvirtfs.syscalls import (
-    KEEP_ID,
-    chmod_descriptor,
-    fchownat,
-    fstatfs,
-    get_xattr,
-    list_xattr,
-    remove_xattr,
-    reopen,
-    set_xattr,
-    utimens_descriptor,
-)
+from pyvirtfs.syscalls import KEEP_ID, fchownat, fstatfs, reopen, utimens_descriptor
 
 _TRUNCATE_FLAGS: Final = os.O_WRONLY | os.O_CLOEXEC | os.O_NOCTTY | os.O_NONBLOCK
 _NANOSECONDS: Final = 1_000_000_000
@@ -54,17 +43,19 @@ class LocalAttributes(LocalCore):
         table.statx(entry.fd)
         fields = UNPACK_ATTRIBUTES(table.buffer)
         version = crc32(table.change_times, fields[_SIZE] + entry.writes) or 1
+        presenter = self._presenter
+        attributes = _new(Attributes, fields) if presenter is None else presenter(entry, fields)
         qid = entry.qid
         if qid[1] != version:
-            entry.qid = qid = _new(Qid, (entry.qid_type, version, entry.path))
-        return qid, _new(Attributes, fields)
+            entry.qid = qid = _new(Qid, (entry.qid_type, version, entry.shown_path))
+        return qid, attributes
 
     def setattr(self, node: Node, changes: SetAttributes, uid: int) -> None:
-        """See `ExportDriver.setattr`; ELOOP for the mode of a symbolic link."""
+        """See `ExportDriver.setattr`; ELOOP for the mode of a symbolic link, unless the model keeps it."""
         self._check_writable()
         entry = node.entry
         mode, owner, group, size, atime, mtime, touch = changes
-        if mode is not None and entry.kind == stat.S_IFLNK:
+        if mode is not None and entry.kind == stat.S_IFLNK and not self._model.mapped:
             fail(errno.ELOOP)
         _check_time(atime)
         _check_time(mtime)
@@ -74,7 +65,7 @@ class LocalAttributes(LocalCore):
             if not 0 <= size < _INT64:
                 fail(errno.EFBIG)
         if mode is not None:
-            chmod_descriptor(entry.fd, stat.S_IMODE(mode))
+            self._model.chmod(entry, stat.S_IMODE(mode))
         if atime is not None or mtime is not None:
             utimens_descriptor(entry.fd, atime, mtime)
         if owner is not None or group is not None:
@@ -85,7 +76,7 @@ class LocalAttributes(LocalCore):
             fchownat(entry.fd, b"", KEEP_ID, KEEP_ID)
 
     def _chown(self, entry: Entry, owner: int | None, group: int | None, uid: int) -> None:
-        self._model.chown(entry.fd, NONUNAME if owner is None else owner, NONUNAME if group is None else group)
+        self._model.chown(entry, NONUNAME if owner is None else owner, NONUNAME if group is None else group)
         if uid and self._set_ids_survive:
             # Linux did it itself, unless the file system or the model left the owner as it was.
             self._clear_set_ids(entry)
@@ -123,22 +114,20 @@ class LocalAttributes(LocalCore):
 
     def getxattr(self, node: Node, name: bytes) -> bytes:
         """See `ExportDriver.getxattr`; EOPNOTSUPP for names outside what the security model lets through."""
-        return get_xattr(node.entry.fd, self._model.xattr_name(name))
+        return self._model.getxattr(node.entry, name)
 
     def listxattr(self, node: Node) -> bytes:
         """See `ExportDriver.listxattr`; names that `getxattr` refuses are left out."""
-        visible = self._model.xattr_visible
-        found = (visible(name) for name in list_xattr(node.entry.fd).split(b"\0") if name)
-        return b"".join(name + b"\0" for name in found if name is not None)
+        return self._model.listxattr(node.entry)
 
     def setxattr(self, node: Node, name: bytes, value: bytes, flags: int, uid: int) -> None:
         """See `ExportDriver.setxattr`; EOPNOTSUPP as `getxattr`."""
         del uid
         self._check_writable()
-        set_xattr(node.entry.fd, self._model.xattr_name(name), value, flags)
+        self._model.setxattr(node.entry, name, value, flags)
 
     def removexattr(self, node: Node, name: bytes, uid: int) -> None:
         """See `ExportDriver.removexattr`; EOPNOTSUPP as `getxattr`."""
         del uid
         self._check_writable()
-        remove_xattr(node.entry.fd, self._model.xattr_name(name))
+        self._model.removexattr(node.entry, name)

@@ -5,18 +5,13 @@ from __future__ import annotations
 import errno
 import os
 import resource
-import stat
 from typing import Final, Never
 
 from pyvirtfs.fsdev.driver import ExportDriver
-from pyvirtfs.fsdev.entries import Entry, EntryTable, Node
+from pyvirtfs.fsdev.entries import Entry, Node
 from pyvirtfs.fsdev.listing import Listing, ListingContext
 from pyvirtfs.fsdev.locks import LockTable, Owner
 from pyvirtfs.fsdev.security import SecurityModel
-from pyvirtfs.syscalls import chmod_descriptor
-
-_SET_IDS: Final = stat.S_ISUID | stat.S_ISGID
-
 
 _RESERVE: Final = 64
 _FEWEST: Final = 16
@@ -66,7 +61,7 @@ class LocalCore(ExportDriver[Node, LocalFile]):
         root_fd: ``O_PATH`` descriptor of the root, owned by the driver from now on.
         model: The security model.
         readonly: Change nothing on the host.
-        forbid_devices: Refuse objects of other devices than the root's.
+        multidevs: What becomes of objects of other devices than the root's (`EntryTable`).
         write_back: Start to write data to the disk with each write (``writeout=immediate``).
         set_ids_survive: Whether the process may keep set-id bits where Linux clears them, so that the driver must clear
             them for the guest.
@@ -82,20 +77,25 @@ class LocalCore(ExportDriver[Node, LocalFile]):
         model: SecurityModel,
         *,
         readonly: bool,
-        forbid_devices: bool = False,
+        multidevs: str = "remap",
         write_back: bool = False,
         set_ids_survive: bool = True,
         max_descriptors: int | None = None,
     ) -> None:
         self.readonly = readonly
         self._model = model
-        self._table = EntryTable(
+        self._table = model.open_table(
             root_fd,
-            forbid_devices=forbid_devices,
+            multidevs=multidevs,
             budget=descriptor_budget() if max_descriptors is None else max_descriptors,
         )
+        # What the most frequent requests need of the model.
+        self._presenter = model.presenter
+        self._file_mode = model.file_mode
+        self._settle = model.settle
+        self._clear_set_ids = model.clear_set_ids
         try:
-            self._listings = ListingContext(self._table)
+            self._listings = ListingContext(self._table, hidden=model.hidden, untyped=model.mapped)
         except OSError:
             self._table.close()
             raise
@@ -105,18 +105,13 @@ class LocalCore(ExportDriver[Node, LocalFile]):
         self._write_back = write_back
         self._set_ids_survive = set_ids_survive
 
-    def _check_writable(self) -> None:
-        """EROFS on a read-only export; the server asks first, this is the second lock on the door."""
+    def _check_writable(self, name: bytes = b"", new_name: bytes = b"") -> None:
+        """EROFS on a read-only export (the server asks first, this is the second lock on the door).
+
+        EINVAL for a name that is not there for guests.
+        """
         if self.readonly:
             fail(errno.EROFS)
-
-    def _clear_set_ids(self, entry: Entry) -> None:
-        """What Linux does when a user without CAP_FSETID changes a file."""
-        mode = self._table.stat(entry.fd).mode
-        if not mode & _SET_IDS or not stat.S_ISREG(mode):
-            return
-        cleared = mode & ~stat.S_ISUID
-        if mode & stat.S_IXGRP:  # without it the bit once meant mandatory locking, not a privilege
-            cleared &= ~stat.S_ISGID
-        if cleared != mode:
-            chmod_descriptor(entry.fd, stat.S_IMODE(cleared))
+        hidden = self._model.hidden
+        if hidden and (name in hidden or new_name in hidden):
+            fail(errno.EINVAL)

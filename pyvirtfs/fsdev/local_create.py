@@ -22,21 +22,20 @@ import contextlib
 import errno
 import os
 import stat
-from collections.abc import Callable
-from functools import partial
 from typing import Final
 
-from pyvirtfs.fsdev.driver import NONUNAME, Attributes, Qid
+from pyvirtfs.fsdev.driver import Attributes, Qid
 from pyvirtfs.fsdev.entries import PATH_FLAGS, Entry, Node
 from pyvirtfs.fsdev.local_core import LocalFile, fail
 from pyvirtfs.fsdev.local_files import FILE_FLAGS, LocalFiles
-from pyvirtfs.syscalls import chmod_descriptor, fstatfs, reopen
+from pyvirtfs.syscalls import fstatfs, reopen
 
 _PERMISSIONS: Final = 0o777
 _MODE: Final = 0o7777
 _CREATE_FLAGS: Final = os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NOCTTY
 _ATTEMPTS: Final = 16
 """How often a file may vanish or appear between two looks at it before `create` gives up."""
+_LONGEST_TARGET: Final = 4095
 _MAX_MAJOR: Final = 0xFFF
 _MAX_MINOR: Final = 0xFFFFF
 _SPECIAL: Final = frozenset({stat.S_IFIFO, stat.S_IFSOCK, stat.S_IFCHR, stat.S_IFBLK})
@@ -56,7 +55,7 @@ class LocalCreate(LocalFiles):
         self, directory: Node, name: bytes, flags: int, mode: int, uid: int, gid: int
     ) -> tuple[Node, LocalFile, Qid]:
         """See `ExportDriver.create`; ELOOP, EISDIR or ENXIO if there is something else than a regular file."""
-        self._check_writable()
+        self._check_writable(name)
         parent = directory.entry
         for _ in range(_ATTEMPTS):
             try:
@@ -76,11 +75,12 @@ class LocalCreate(LocalFiles):
         """Create and open a file that is not there yet."""
         table = self._table
         table.check_room(2)
-        fd = os.open(name, flags & FILE_FLAGS & ~os.O_TRUNC | _CREATE_FLAGS, mode & _PERMISSIONS, dir_fd=parent.fd)
+        host_mode = mode & _PERMISSIONS if self._file_mode is None else self._file_mode
+        fd = os.open(name, flags & FILE_FLAGS & ~os.O_TRUNC | _CREATE_FLAGS, host_mode, dir_fd=parent.fd)
         entry: Entry | None = None
         try:
             entry, qid = table.adopt(reopen(fd, os.O_PATH | os.O_CLOEXEC))
-            if self._settle(entry, table.last_stat(), mode, uid, gid):
+            if self._settle(entry, table.last_stat(), stat.S_IFREG | mode & _MODE, uid, gid, parent, name):
                 qid = table.qid(entry)
         except OSError:
             self._undo_file(parent, name, fd, entry)
@@ -107,64 +107,79 @@ class LocalCreate(LocalFiles):
 
     def mkdir(self, directory: Node, name: bytes, mode: int, uid: int, gid: int) -> Qid:
         """See `ExportDriver.mkdir`."""
-        self._check_writable()
-        parent = directory.entry.fd
+        self._check_writable(name)
         self._table.check_room(1)
-        os.mkdir(name, 0, dir_fd=parent)
-        return self._finish(directory.entry, name, stat.S_IFDIR, mode, uid, gid, partial(os.rmdir, name, dir_fd=parent))
+        os.mkdir(name, 0, dir_fd=directory.entry.fd)
+        return self._finish(directory.entry, name, stat.S_IFDIR | mode & _MODE, uid, gid)
 
     def symlink(self, directory: Node, name: bytes, target: bytes, uid: int, gid: int) -> Qid:
         """See `ExportDriver.symlink`."""
-        self._check_writable()
+        self._check_writable(name)
         if b"\0" in target:
             fail(errno.EINVAL)
-        parent = directory.entry.fd
         self._table.check_room(1)
-        os.symlink(target, name, dir_fd=parent)
-        remove = partial(os.unlink, name, dir_fd=parent)
-        return self._finish(directory.entry, name, stat.S_IFLNK, None, uid, gid, remove, target)
+        if self._model.mapped:
+            if not 0 < len(target) <= _LONGEST_TARGET:
+                fail(errno.ENAMETOOLONG if target else errno.ENOENT)
+            return self._make_file(directory.entry, name, stat.S_IFLNK | _PERMISSIONS, uid, gid, target)
+        os.symlink(target, name, dir_fd=directory.entry.fd)
+        return self._finish(directory.entry, name, stat.S_IFLNK | _PERMISSIONS, uid, gid, target)
 
     def mknod(self, directory: Node, name: bytes, mode: int, major: int, minor: int, uid: int, gid: int) -> Qid:
         """See `ExportDriver.mknod`; a mode without a type means a regular file, and a folder is EPERM."""
-        self._check_writable()
-        kind = stat.S_IFMT(mode)
-        parent = directory.entry.fd
+        self._check_writable(name)
+        kind = stat.S_IFMT(mode) or stat.S_IFREG
         device = 0
-        remove = partial(os.unlink, name, dir_fd=parent)
         self._table.check_room(1)
-        if kind in {0, stat.S_IFREG}:
-            fd = os.open(name, os.O_WRONLY | _CREATE_FLAGS, mode & _PERMISSIONS, dir_fd=parent)
-            try:
-                return self._finish(directory.entry, name, stat.S_IFREG, mode, uid, gid, remove, b"", 0, fd)
-            finally:
-                os.close(fd)
-        if kind in _SPECIAL:
-            if kind in {stat.S_IFCHR, stat.S_IFBLK}:
-                if major > _MAX_MAJOR or minor > _MAX_MINOR:
-                    fail(errno.EINVAL)
-                device = os.makedev(major, minor)
-            os.mknod(name, kind, device, dir_fd=parent)
-        else:
+        if kind in {stat.S_IFCHR, stat.S_IFBLK}:
+            if major > _MAX_MAJOR or minor > _MAX_MINOR:
+                fail(errno.EINVAL)
+            device = os.makedev(major, minor)
+        if kind == stat.S_IFREG or (kind in _SPECIAL and self._model.mapped):
+            return self._make_file(directory.entry, name, kind | mode & _MODE, uid, gid, device=device)
+        if kind not in _SPECIAL:
             fail(errno.EPERM if kind == stat.S_IFDIR else errno.EINVAL)
-        return self._finish(directory.entry, name, kind, mode, uid, gid, remove, b"", device)
+        os.mknod(name, kind, device, dir_fd=directory.entry.fd)
+        return self._finish(directory.entry, name, kind | mode & _MODE, uid, gid, device=device)
 
     # --- the steps behind the creation ---
+
+    def _make_file(
+        self, parent: Entry, name: bytes, mode: int, uid: int, gid: int, content: bytes = b"", device: int = 0
+    ) -> Qid:
+        """Make what is a regular file on the host, whatever its mode says that it is for the guest."""
+        host_mode = mode & _PERMISSIONS if self._file_mode is None else self._file_mode
+        fd = os.open(name, os.O_WRONLY | _CREATE_FLAGS, host_mode, dir_fd=parent.fd)
+        try:
+            return self._finish(parent, name, mode, uid, gid, content, device, fd)
+        finally:
+            os.close(fd)
 
     def _finish(
         self,
         parent: Entry,
         name: bytes,
-        kind: int,
-        mode: int | None,
+        mode: int,
         uid: int,
         gid: int,
-        remove: Callable[[], None],
         target: bytes = b"",
         device: int = 0,
         fd: int = -1,
     ) -> Qid:
-        """Find the object that was just made, by `fd` or else by name, and give it its owner and its mode."""
+        """Find the object that was just made, by `fd` or else by name, and give it its owner and its mode.
+
+        Args:
+            parent: The folder that it was made in.
+            name: Its name there.
+            mode: What it is for the guest.
+            uid: Its owner.
+            gid: Its group.
+            target: The target of a symbolic link.
+            device: What kind of device it is, if it is one.
+            fd: It is a regular file on the host, and this its descriptor.
+        """
         table = self._table
+        kind = stat.S_IFMT(mode)
         entry: Entry | None = None
         fresh = False
         try:
@@ -173,13 +188,15 @@ class LocalCreate(LocalFiles):
             now = table.last_stat()
             if fd >= 0:
                 fresh = table.identify(parent.fd, name)[1] == entry.path
+                if target and fresh and os.write(fd, target) != len(target):
+                    fail(errno.ENOSPC)
             else:
                 fresh = self._is_fresh(now, parent, kind, device) and (
                     kind != stat.S_IFLNK or os.readlink(b"", dir_fd=entry.fd) == target
                 )
             if not fresh:  # somebody on the host was faster: leave that alone
                 fail(errno.ESTALE)
-            if self._settle(entry, now, mode, uid, gid):
+            if self._settle(entry, now, mode, uid, gid, parent, name, device):
                 qid = table.qid(entry)
         except OSError:
             with contextlib.suppress(OSError):
@@ -190,7 +207,7 @@ class LocalCreate(LocalFiles):
                 elif fresh:
                     fresh = table.identify(parent.fd, name)[1] == entry.path
                 if fresh:
-                    remove()
+                    self._model.discard(parent, name, folder=kind == stat.S_IFDIR)
             if entry is not None:
                 table.drop(entry)
             raise
@@ -217,28 +234,12 @@ class LocalCreate(LocalFiles):
             return True
         return fstatfs(parent.fd).type in _MADE_UP
 
-    def _settle(self, entry: Entry, now: Attributes, mode: int | None, uid: int, gid: int) -> bool:
-        """Give an object its owner and its mode (None: it has none of its own); whether anything had to change.
-
-        The object was adopted a moment ago: what its owner is `now` needs no further system call.
-        """
-        changed = False
-        if (uid not in {NONUNAME, now.uid}) or (gid not in {NONUNAME, now.gid}):
-            self._model.chown(entry.fd, uid, gid)
-            changed = True
-        if mode is not None and (changed or (now.mode ^ mode) & _MODE):
-            now = self._table.stat(entry.fd) if changed else now
-            if (now.mode ^ mode) & _MODE:
-                chmod_descriptor(entry.fd, mode & _MODE)
-                changed = True
-        return changed
-
     def _undo_file(self, parent: Entry, name: bytes, fd: int, entry: Entry | None) -> None:
         """Remove a regular file that could not be finished, unless the name means something else meanwhile."""
         table = self._table
         with contextlib.suppress(OSError):
             path = entry.path if entry is not None else table.identify(fd)[1]
             if table.identify(parent.fd, name)[1] == path:
-                os.unlink(name, dir_fd=parent.fd)
+                self._model.discard(parent, name, folder=False)
         if entry is not None:
             table.drop(entry)

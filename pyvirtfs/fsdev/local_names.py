@@ -6,6 +6,7 @@ redirect, and which costs the same at any depth.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import stat
@@ -16,7 +17,6 @@ from pyvirtfs.fsdev.driver import Attributes, Qid, Walk
 from pyvirtfs.fsdev.entries import PATH_FLAGS, Entry, Node
 from pyvirtfs.fsdev.listing import find_name
 from pyvirtfs.fsdev.local_core import OUT_OF, LocalCore, fail
-from pyvirtfs.syscalls import link_descriptor
 
 _FOLDER_FLAGS: Final = PATH_FLAGS | os.O_DIRECTORY
 _DOTS: Final = frozenset({b".", b".."})
@@ -112,7 +112,11 @@ class LocalNames(LocalCore):
         qids += qids[-1:] * (count - len(qids) if entry is table.root else 0)
         found = entry.node
         if found is None:
-            return table.place(entry, None, b""), qids
+            node = table.place(entry, None, b"")
+            if self._model.placed and entry is not table.root:
+                with contextlib.suppress(OSError):  # it has none any more
+                    self._find_place(node)
+            return node, qids
         table.drop(entry)
         found.refs += 1
         return found, qids
@@ -180,7 +184,7 @@ class LocalNames(LocalCore):
         entry = node.entry
         if entry.kind != stat.S_IFLNK:
             fail(errno.EINVAL)
-        return os.readlink(b"", dir_fd=entry.fd)  # an empty path: the link that the descriptor itself stands for
+        return self._model.readlink(entry)
 
     # --- places ---
 
@@ -230,27 +234,27 @@ class LocalNames(LocalCore):
 
     def link(self, directory: Node, node: Node, name: bytes) -> None:
         """See `ExportDriver.link`."""
-        self._check_writable()
+        self._check_writable(name)
         entry = node.entry
         if entry.kind == stat.S_IFDIR:
             fail(errno.EPERM)
-        link_descriptor(entry.fd, directory.entry.fd, name)
+        self._model.link(entry, directory.entry, name)
 
     def rename(self, node: Node, directory: Node, name: bytes) -> None:
         """See `ExportDriver.rename`."""
-        self._check_writable()
+        self._check_writable(name)
         parent, old_name = self._place_of(node)
         self._rename(parent, old_name, directory.entry, name)
 
     def renameat(self, old_directory: Node, old_name: bytes, directory: Node, name: bytes) -> None:
         """See `ExportDriver.renameat`."""
-        self._check_writable()
+        self._check_writable(old_name, name)
         self._rename(old_directory.entry, old_name, directory.entry, name)
 
     def _rename(self, old: Entry, old_name: bytes, new: Entry, new_name: bytes) -> None:
         table = self._table
         entry = table.get(table.identify(old.fd, old_name)[1])
-        os.rename(old_name, new_name, src_dir_fd=old.fd, dst_dir_fd=new.fd)
+        self._model.rename(old, old_name, new, new_name)
         if entry is not None and not self._is_at(entry, old, old_name):
             table.moved(entry, old, old_name, new, new_name)
 
@@ -263,11 +267,13 @@ class LocalNames(LocalCore):
 
     def unlinkat(self, directory: Node, name: bytes, *, folder: bool) -> None:
         """See `ExportDriver.unlinkat`."""
-        self._check_writable()
-        (os.rmdir if folder else os.unlink)(name, dir_fd=directory.entry.fd)
+        self._check_writable(name)
+        model = self._model
+        (model.rmdir if folder else model.unlink)(directory.entry, name)
 
     def remove(self, node: Node) -> None:
         """See `ExportDriver.remove`."""
         self._check_writable()
         parent, name = self._place_of(node)
-        (os.rmdir if node.entry.kind == stat.S_IFDIR else os.unlink)(name, dir_fd=parent.fd)
+        model = self._model
+        (model.rmdir if node.entry.kind == stat.S_IFDIR else model.unlink)(parent, name)

@@ -5,16 +5,22 @@ inode number is the path, as every 9P server does it. Objects of other devices (
 get a number with the highest bit set: 15 bits stand for (device, high 16 bits of the inode number) and are given out in
 order of appearance, the low 48 bits of the inode number follow. That needs memory for each device, not for each object.
 When the 15 bits are used up, single objects are numbered one by one.
+
+With ``multidevs=warn`` the guest is told the bare inode number instead, as QEMU does by default, so that two objects
+can look like one to it. Here they are still two: what tells them apart within the driver is the number above.
 """
 
 from __future__ import annotations
 
 import errno
+import logging
 import os
 from typing import Final
 
 FOREIGN: Final = 1 << 63
 """Set in the paths that are not an inode number of the root's device."""
+
+_log = logging.getLogger(__name__)
 
 _LOW_BITS: Final = 48
 _LOW_MASK: Final = (1 << _LOW_BITS) - 1
@@ -25,23 +31,31 @@ class QidPaths:
 
     Args:
         device: The device of the export's root, as any number.
-        forbid: Refuse objects of other devices instead of numbering them (``multidevs=forbid``).
+        multidevs: What becomes of objects of other devices: ``remap`` numbers them, ``forbid`` refuses them, ``warn``
+            tells the guest their inode numbers, and logs one warning when the first of them is met.
         prefixes: How many (device, high bits) pairs get a prefix of their own; at most 32767.
         singles: How many objects are numbered one by one after that; at most 2**48.
+
+    Attributes:
+        device: The same.
+        bare: Whether the guest is told bare inode numbers.
     """
 
-    __slots__ = ("_forbid", "_max_prefixes", "_max_singles", "_prefixes", "_singles", "device")
+    __slots__ = ("_forbid", "_max_prefixes", "_max_singles", "_prefixes", "_singles", "bare", "device")
 
-    def __init__(self, device: int, *, forbid: bool = False, prefixes: int = 0x7FFF, singles: int = 1 << 20) -> None:
+    def __init__(
+        self, device: int, multidevs: str = "remap", *, prefixes: int = 0x7FFF, singles: int = 1 << 20
+    ) -> None:
         self.device = device
-        self._forbid = forbid
+        self.bare = multidevs == "warn"
+        self._forbid = multidevs == "forbid"
         self._max_prefixes = prefixes
         self._max_singles = singles
         self._prefixes: dict[tuple[int, int], int] = {}
         self._singles: dict[tuple[int, int], int] = {}
 
     def path(self, device: int, inode: int) -> int:
-        """The qid.path of an object.
+        """The number of an object, unique in the export; the guest is told `shown`.
 
         Raises:
             OSError: ENODEV if other devices are forbidden; ENFILE if no number is left.
@@ -58,7 +72,18 @@ class QidPaths:
                 return self._single(device, inode)
             # 0 is the prefix of the objects that are numbered one by one.
             prefix = self._prefixes[group] = len(self._prefixes) + 1
+            if self.bare and prefix == 1 and device != self.device:
+                _log.warning("the export spans several devices: with multidevs=warn, two files can look like one")
         return FOREIGN | prefix << _LOW_BITS | inode & _LOW_MASK
+
+    def shown(self, path: int, inode: int) -> int:
+        """The qid.path that the guest is told of an object.
+
+        Args:
+            path: Its number, of `path`.
+            inode: Its inode number.
+        """
+        return inode if self.bare else path
 
     def _single(self, device: int, inode: int) -> int:
         key = device, inode

@@ -230,8 +230,8 @@ LOCAL = "local,id=f,path={export},security_model=none"
     ("options", "line"),
     [
         ("-virtfs local,path=/no/such,mount_tag=t,security_model=none", "path: '/no/such' does not exist"),
-        ("-virtfs local,path=/,mount_tag=t,security_model=none,fmode=0600", "fmode: is known to QEMU, but it belongs"),
-        ("-virtfs local,path=/,mount_tag=t,security_model=mapped", "security_model: 'mapped' is not supported yet"),
+        ("-virtfs local,path=/,mount_tag=t,security_model=none,fmode=0600", "fmode: belongs to the mapped models"),
+        ("-virtfs local,path=/,mount_tag=t,security_model=squash", "security_model: 'squash' is not a known value"),
         ("-virtfs local,path=/,mount_tag=t", "security_model: fsdev driver 'local' needs it"),
         ("-virtfs local,path=/,security_model=none", "mount_tag: the name under which"),
         ("-virtfs synth,mount_tag=t", "-virtfs: there is no driver 'synth'"),

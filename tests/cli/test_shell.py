@@ -126,7 +126,7 @@ def test_fsdev_and_device(run: Run, export: Path) -> None:
         ("local,path={},mount_tag=,security_model=none", r"mount_tag: '' is 0 bytes long.* 1 to 31"),
         (
             "local,path={},security_model=none,mount_tag=t,fmode=0600",
-            r"fmode: is known to QEMU, but .* not supported yet",
+            r"fmode: belongs to the mapped models \(.*\), and security_model is 'none'",
         ),
         ("local,path={},mount_tag=t,security_model=none,colour=red", r"colour: .*\(choose from .*readonly.*\)"),
         (

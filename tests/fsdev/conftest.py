@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from pyvirtfs.errors import ConfigError
 from pyvirtfs.fsdev.entries import Node
 from pyvirtfs.fsdev.local import LocalDriver
 
@@ -70,10 +71,23 @@ def no_leak() -> Iterator[None]:
     assert sorted(os.listdir("/proc/self/fd")) == before
 
 
+UNMAPPED = "passthrough" if os.geteuid() == 0 else "none"
+
+
 @pytest.fixture
-def driver(root: Path, no_leak: None) -> Iterator[LocalDriver]:
-    """A driver on the export; passthrough if the tests run as root."""
-    export = LocalDriver(root, "passthrough" if os.geteuid() == 0 else "none")
+def security_model(request: pytest.FixtureRequest) -> str:
+    """The model of `driver`: the parameter, by default ``unmapped``: passthrough if the tests run as root."""
+    name: str = getattr(request, "param", "unmapped")
+    return UNMAPPED if name == "unmapped" else name
+
+
+@pytest.fixture
+def driver(root: Path, security_model: str, no_leak: None) -> Iterator[LocalDriver]:
+    """A driver on the export."""
+    try:
+        export = LocalDriver(root, security_model)
+    except ConfigError as error:  # tmpfs has extended attributes since Linux 6.6
+        pytest.skip(str(error))
     yield export
     export.close()
 

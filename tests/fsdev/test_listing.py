@@ -21,7 +21,10 @@ from pyvirtfs.fsdev.local_core import LocalFile
 from pyvirtfs.syscalls import getdents64
 
 At = Callable[[bytes], Node]
-pytestmark = pytest.mark.usefixtures("tidy")
+pytestmark = [
+    pytest.mark.usefixtures("tidy"),
+    pytest.mark.parametrize("security_model", ["unmapped", "mapped-file"], indirect=True),
+]
 
 
 def fill(root: Path, count: int) -> list[bytes]:
@@ -68,7 +71,8 @@ def test_types_and_paths(driver: LocalDriver, at: At, root: Path, opened: LocalF
             continue
         status = os.lstat(os.fsencode(root) + b"/" + name)
         assert entry.qid.path == status.st_ino
-        assert entry.type == stat.S_IFMT(status.st_mode) >> 12
+        kind = stat.S_IFMT(status.st_mode)
+        assert entry.type == (0 if driver._model.mapped and kind == stat.S_IFREG else kind >> 12)
         assert entry.qid.type == {stat.S_IFDIR: 0x80, stat.S_IFLNK: 0x02}.get(stat.S_IFMT(status.st_mode), 0)
     # The folder that the export is in is none of the guest's business.
     assert found[b".."].qid == found[b"."].qid
@@ -218,13 +222,13 @@ def test_listings_agree_with_walks_across_mounts(
     driver: LocalDriver, at: At, root: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     looked_at: list[bytes] = []
-    identify = type(driver._table).identify
+    shown = type(driver._table).shown
 
-    def count(self: object, fd: int, name: bytes = b"") -> tuple[int, int]:
+    def count(self: object, fd: int, name: bytes) -> tuple[int, int]:
         looked_at.append(name)
-        return identify(driver._table, fd, name)
+        return shown(driver._table, fd, name)
 
-    monkeypatch.setattr(type(driver._table), "identify", count)
+    monkeypatch.setattr(type(driver._table), "shown", count)
     paths: dict[bytes, int] = {}
     for folder in (b"folder", b"folder/mnt", b"folder/mnt/inner"):
         looked_at.clear()
@@ -312,7 +316,7 @@ def test_a_large_inode_number_has_the_path_that_getattr_tells(
         return nbytes
 
     monkeypatch.setattr(module, "getdents64", enlarge)
-    monkeypatch.setattr(type(driver._table), "identify", lambda *_args: (0o100644, driver._table.qids.path(1, 77)))
+    monkeypatch.setattr(type(driver._table), "shown", lambda *_args: (0o100644, driver._table.qids.path(1, 77)))
     file, _ = driver.open(at(b"sub"), os.O_RDONLY, 0)
     found = {entry.name: entry for entry in read(driver, file, 0)}
     assert found[b"file"].qid.path == driver._table.qids.path(1, 77)

@@ -25,12 +25,17 @@ from pyvirtfs.memory.buffers import ViewBuffers
         ("path={top}/nothing,security_model=none", "path", ["nothing", "does not exist"]),
         ("path={top}/file,security_model=none", "path", ["file", "not a folder"]),
         ("path=,security_model=none", "path", ["does not exist"]),
-        ("path={top},security_model=mapped-xattr", "security_model", ["'mapped-xattr'", "not supported yet", "none"]),
-        ("path={top},security_model=squash", "security_model", ["'squash'", "not a known value", "passthrough, none"]),
-        ("path={top},security_model=none,multidevs=warn", "multidevs", ["'warn'", "remap, forbid"]),
+        (
+            "path={top},security_model=squash",
+            "security_model",
+            ["'squash'", "not a known value", "passthrough, mapped, mapped-xattr, mapped-file, none"],
+        ),
+        ("path={top},security_model=none,multidevs=never", "multidevs", ["'never'", "remap, forbid, warn"]),
         ("path={top},security_model=none,writeout=later", "writeout", ["'later'", "immediate"]),
         ("path={top},security_model=none,readonly=maybe", "readonly", ["'maybe'", "on, off"]),
-        ("path={top},security_model=none,fmode=0600", "fmode", ["mapped"]),
+        ("path={top},security_model=none,fmode=0600", "fmode", ["mapped-file", "security_model is 'none'"]),
+        ("path={top},security_model=passthrough,dmode=0700", "dmode", ["mapped-xattr", "is 'passthrough'"]),
+        ("path={top},security_model=mapped,fmode=rw", "fmode", ["'rw'", "not a number"]),
         ("path={top},security_model=none,throttling.bps-total=1", "throttling.bps-total", ["not supported yet"]),
         ("path={top},security_model=none,pathh=1", "pathh", ["'local'", "no such option"]),
     ],
@@ -45,9 +50,11 @@ def test_bad_options(tmp_path: Path, no_leak: None, options: str, option: str, w
 
 def test_bad_arguments(tmp_path: Path, no_leak: None) -> None:
     with pytest.raises(ConfigError, match="security_model"):
-        LocalDriver(tmp_path, "mapped")
+        LocalDriver(tmp_path, "squash")
+    with pytest.raises(ConfigError, match="fmode"):
+        LocalDriver(tmp_path, "none", fmode=0o600)
     with pytest.raises(ConfigError, match="multidevs"):
-        LocalDriver(tmp_path, multidevs="warn")
+        LocalDriver(tmp_path, multidevs="never")
     with pytest.raises(ConfigError, match="writeout"):
         LocalDriver(tmp_path, writeout="never")
     with pytest.raises(ConfigError, match="path"):

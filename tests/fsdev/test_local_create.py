@@ -10,13 +10,16 @@ from typing import Any
 import pytest
 
 from pyvirtfs.fsdev import local_create
-from pyvirtfs.fsdev.driver import NONUNAME
+from pyvirtfs.fsdev.driver import NONUNAME, Attributes
 from pyvirtfs.fsdev.entries import Node
 from pyvirtfs.fsdev.local import LocalDriver
 from pyvirtfs.memory.buffers import ViewBuffers
 
 At = Callable[[bytes], Node]
-pytestmark = pytest.mark.usefixtures("tidy")
+pytestmark = [
+    pytest.mark.usefixtures("tidy"),
+    pytest.mark.parametrize("security_model", ["unmapped", "mapped-xattr", "mapped-file"], indirect=True),
+]
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
 ME, MY_GROUP = os.geteuid(), os.getegid()
 
@@ -28,9 +31,25 @@ def umask(request: pytest.FixtureRequest, tidy: None) -> Iterator[None]:  # `tid
     os.umask(before)
 
 
+def guest_attributes(driver: LocalDriver, name: bytes) -> Attributes:
+    """What the guest sees of something in the root."""
+    top, _ = driver.attach(b"", 0)
+    node = driver.walk(top, [name]).node
+    assert node is not None
+    attributes = driver.getattr(node)[1]
+    driver.release(node)
+    driver.release(top)
+    return attributes
+
+
+def guest_mode(driver: LocalDriver, name: bytes) -> int:
+    """The permission bits that the guest sees."""
+    return stat.S_IMODE(guest_attributes(driver, name).mode)
+
+
 @pytest.mark.parametrize("mode", [0, 0o644, 0o777, 0o4755, 0o2755, 0o6711, 0o1777, 0o7777])
 @pytest.mark.usefixtures("umask")
-def test_modes_are_exact(driver: LocalDriver, at: At, root: Path, mode: int) -> None:  # H162
+def test_modes_are_exact(driver: LocalDriver, at: At, root: Path, mode: int) -> None:  # H162, H165
     top = at(b"")
     node, file, _ = driver.create(top, b"file", os.O_RDWR, stat.S_IFREG | mode, ME, MY_GROUP)
     assert driver.write(file, 0, ViewBuffers.of(bytearray(b"x"))) == 1 or mode
@@ -39,9 +58,21 @@ def test_modes_are_exact(driver: LocalDriver, at: At, root: Path, mode: int) -> 
     driver.mkdir(top, b"folder", mode, ME, MY_GROUP)
     driver.mknod(top, b"node", stat.S_IFREG | mode, 0, 0, ME, MY_GROUP)
     driver.mknod(top, b"fifo", stat.S_IFIFO | mode, 0, 0, ME, MY_GROUP)
-    assert stat.S_IMODE((root / "file").stat().st_mode) in {mode, mode & ~0o6000 if ME else mode}
-    for name in ("folder", "node", "fifo"):
-        assert stat.S_IMODE((root / name).stat().st_mode) == mode, name
+    driver.symlink(top, b"link", b"x", ME, MY_GROUP)
+    assert guest_mode(driver, b"file") in {mode, mode & ~0o6000 if ME else mode}
+    for name in (b"folder", b"node", b"fifo"):
+        assert guest_mode(driver, name) == mode, name
+    for path in root.iterdir():
+        status = path.lstat()
+        if not driver._model.mapped:
+            assert stat.S_IMODE(status.st_mode) == guest_mode(driver, os.fsencode(path.name))
+        elif path.name == ".virtfs_metadata":
+            assert status.st_mode == stat.S_IFDIR | 0o700
+            for metadata in path.iterdir():
+                assert metadata.lstat().st_mode == stat.S_IFREG | 0o600
+        else:
+            assert status.st_mode == (stat.S_IFDIR | 0o700 if path.name == "folder" else stat.S_IFREG | 0o600)
+            assert (status.st_uid, status.st_gid) == (ME, MY_GROUP)
 
 
 @needs_root
@@ -58,10 +89,12 @@ def test_owners_are_those_asked_for(driver: LocalDriver, at: At, root: Path) -> 
         ("node", driver.mknod(top, b"node", 0o6755, 0, 0, 1000, 1001)),
         ("file", qid),
     ):
-        status = (root / name).lstat()
-        assert (status.st_uid, status.st_gid, status.st_ino) == (1000, 1001, made.path), name
-    assert stat.S_IMODE((root / "file").stat().st_mode) == 0o6755
-    assert stat.S_IMODE((root / "folder").stat().st_mode) == 0o2755
+        seen, status = guest_attributes(driver, os.fsencode(name)), (root / name).lstat()
+        assert (seen.uid, seen.gid, seen.ino) == (1000, 1001, made.path), name
+        owner = (ME, MY_GROUP) if driver._model.mapped else (1000, 1001)
+        assert (status.st_uid, status.st_gid, status.st_ino) == (*owner, made.path), name  # H165
+    assert guest_mode(driver, b"file") == 0o6755
+    assert guest_mode(driver, b"folder") == 0o2755
     driver.mkdir(top, b"mine", 0o700, NONUNAME, NONUNAME)
     assert ((root / "mine").stat().st_uid, (root / "mine").stat().st_gid) == (ME, MY_GROUP)
 
@@ -72,8 +105,10 @@ def test_group_of_a_setgid_folder_is_the_one_asked_for(driver: LocalDriver, at: 
     root.chmod(0o2775)
     driver.mkdir(at(b""), b"a", 0o755, 1000, 1000)
     driver.mknod(at(b""), b"b", 0o755, 0, 0, 1000, 50)
-    assert ((root / "a").stat().st_mode, (root / "a").stat().st_gid) == (0o40755, 1000)
-    assert ((root / "b").stat().st_mode, (root / "b").stat().st_gid) == (0o100755, 50)
+    a, b = guest_attributes(driver, b"a"), guest_attributes(driver, b"b")
+    assert (a.mode, a.gid) == (0o40755, 1000)
+    assert (b.mode, b.gid) == (0o100755, 50)
+    assert stat.S_IMODE((root / "a").stat().st_mode) == (0o700 if driver._model.mapped else 0o755)
 
 
 def test_create_opens_what_is_there(driver: LocalDriver, at: At, root: Path) -> None:
@@ -140,8 +175,11 @@ def test_devices(driver: LocalDriver, at: At, root: Path, kind: int) -> None:  #
     except PermissionError:
         pytest.skip("may not make devices")
     status = (root / "dev").stat()
-    assert stat.S_IFMT(status.st_mode) == kind
-    assert (os.major(status.st_rdev), os.minor(status.st_rdev)) == (0x123, 0x45678)
+    if driver._model.mapped:
+        assert (status.st_mode, status.st_size) == (stat.S_IFREG | 0o600, 0)
+    else:
+        assert stat.S_IFMT(status.st_mode) == kind
+        assert (os.major(status.st_rdev), os.minor(status.st_rdev)) == (0x123, 0x45678)
     attributes = driver.getattr(at(b"dev"))[1]
     assert (attributes.rdev_major, attributes.rdev_minor) == (0x123, 0x45678)
     with pytest.raises(OSError, match="No such device") as caught:
@@ -169,7 +207,8 @@ def test_bad_mknod(driver: LocalDriver, at: At, root: Path, mode: int, major: in
 def test_symlink_targets_are_not_interpreted(driver: LocalDriver, at: At, root: Path) -> None:
     for name, target in ((b"a", b"/etc/passwd"), (b"b", b"../../.."), (b"c", b"\xff\n"), (b"d", b"t" * 4095)):
         driver.symlink(at(b""), name, target, ME, MY_GROUP)
-        assert os.readlink(os.fsencode(root) + b"/" + name) == target
+        path = os.fsencode(root) + b"/" + name
+        assert (Path(os.fsdecode(path)).read_bytes() if driver._model.mapped else os.readlink(path)) == target
         assert driver.readlink(at(name)) == target
     for target, code in ((b"a\0b", errno.EINVAL), (b"", errno.ENOENT), (b"t" * 4096, errno.ENAMETOOLONG)):
         with pytest.raises(OSError, match="Errno") as caught:
@@ -201,7 +240,7 @@ def test_what_cannot_be_finished_is_removed(
 
     top = at(b"")
     if step == "chown":
-        monkeypatch.setattr(type(driver._model), "chown", refuse)
+        monkeypatch.setattr(type(driver._model), "keep_new" if driver._model.mapped else "chown", refuse)
     else:
         monkeypatch.setattr("pyvirtfs.fsdev.entries.EntryTable.adopt", drop)
     with pytest.raises(PermissionError, match="no"):
@@ -239,7 +278,7 @@ def test_undoing_leaves_what_the_host_made_meanwhile(
         (root / "new").write_bytes(b"host")
         raise PermissionError(errno.EPERM, "no")
 
-    monkeypatch.setattr(type(driver._model), "chown", replace_and_refuse)
+    monkeypatch.setattr(type(driver._model), "keep_new" if driver._model.mapped else "chown", replace_and_refuse)
     with pytest.raises(PermissionError, match="no"):
         driver.create(at(b""), b"new", os.O_RDWR, 0o644, 1, 1)
     assert (root / "new").read_bytes() == b"host"

@@ -13,7 +13,10 @@ from pyvirtfs.fsdev.entries import Node
 from pyvirtfs.fsdev.local import LocalDriver
 
 At = Callable[[bytes], Node]
-pytestmark = pytest.mark.usefixtures("tidy")
+pytestmark = [
+    pytest.mark.usefixtures("tidy"),
+    pytest.mark.parametrize("security_model", ["unmapped", "mapped-xattr", "mapped-file"], indirect=True),
+]
 
 
 @pytest.fixture(autouse=True)
@@ -313,7 +316,7 @@ def test_a_run_of_dot_dot_climbs_to_the_root_once(driver: LocalDriver, at: At, m
     monkeypatch.setattr(local_names, "_open", count)
     found = driver.walk(node, [b".."] * 16)
     assert len(found.qids) == 16
-    assert len(opened) == 200
+    assert len(opened) == 200 + (184 if driver._model.placed else 0)  # once more to know where the last one is
     assert found.node is not None
     above: list[int] = []
     here = node

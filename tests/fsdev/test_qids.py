@@ -24,7 +24,7 @@ def test_unique_and_stable(objects: list[tuple[int, int]], prefixes: int) -> Non
 
 
 def test_forbid() -> None:
-    paths = QidPaths(7, forbid=True)
+    paths = QidPaths(7, "forbid")
     assert paths.path(7, 5) == 5
     assert paths.path(7, FOREIGN | 5) != 5
     with pytest.raises(OSError, match="No such device") as caught:
@@ -49,3 +49,13 @@ def test_exhausted_tables() -> None:  # H089
     assert caught.value.errno == errno.ENFILE
     assert paths.path(1, 2) not in seen
     assert paths.path(0x7FFF + 1, 1) in seen
+
+
+def test_warn(caplog: pytest.LogCaptureFixture) -> None:
+    paths = QidPaths(7, "warn")
+    numbers = {paths.path(device, inode) for device in (7, 8, 9) for inode in (5, 6, 5 | 1 << 50)}
+    assert len(numbers) == 9  # within the driver every object is one of its own
+    assert paths.shown(paths.path(8, 5), 5) == paths.shown(paths.path(7, 5), 5) == 5
+    (record,) = caplog.records
+    assert record.levelname == "WARNING"
+    assert "multidevs=warn" in record.message
