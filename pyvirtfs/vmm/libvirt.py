@@ -200,7 +200,7 @@ def scaled(option: str, text: str, unit: str | None) -> int:
 
 
 def _factor(unit: str) -> int | None:
-    unit = unit.lower()
+    unit = unit.lower() if unit.isascii() else "?"
     if unit in {"b", "byte", "bytes"}:
         return 1
     base: int | None = {"": 1024, "ib": 1024, "b": 1000}.get(unit[1:])
@@ -409,18 +409,16 @@ class _Reader:
         if kind != "pci":
             raise ConfigError("address", f"type {kind!r} is no place for a PCI device", ("pci",))
         given = {} if address is None else address.attributes
-        if given.keys().isdisjoint({"domain", "bus", "slot", "function"}):
+        highest = {"domain": 0, "bus": 0xFF, "slot": 0x1F, "function": 7}
+        _, bus, slot, function = (
+            _number("address", given.get(name, "0"), most, name) for name, most in highest.items()
+        )
+        if not (bus or slot):  # the place of the host bridge; to libvirt it is no address, too
             self.warnings.append(
                 f"{_label(self.element)}: it has no PCI address, so QEMU chooses one, which may change with the "
                 "domain: virsh dumpxml prints those that libvirt has chosen"
             )
             return
-        highest = {"domain": 0, "bus": 0xFF, "slot": 0x1F, "function": 7}
-        _, bus, slot, function = (
-            _number("address", given.get(name, "0"), most, name) for name, most in highest.items()
-        )
-        if bus == slot == 0:
-            raise ConfigError("address", "slot 0 of bus 0 is the host bridge")
         self.properties["bus"], self.express = self.buses.find(bus)
         self.properties["addr"] = f"{slot:#x}.{function:#x}" if function else f"{slot:#x}"
         if parse_bool("multifunction", given.get("multifunction", "off")):

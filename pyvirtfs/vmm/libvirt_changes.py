@@ -7,6 +7,7 @@ documentation of libvirt's QEMU driver). The server reads and writes the guest's
 from __future__ import annotations
 
 import html
+import re
 from collections.abc import Sequence
 from typing import Final
 
@@ -141,4 +142,5 @@ def _quoted(text: str) -> str:
 
 def _comment(text: str) -> str:
     """A comment, in which two hyphens must not stand together (XML 1.0, 2.5)."""
-    return f"<!-- {text.replace('--', '- -')} -->"
+    text = "".join(char if char.isprintable() else "?" for char in text)
+    return f"<!-- {re.sub('-(?=-)', '- ', text)} -->"

@@ -65,8 +65,7 @@ class _Builder:
     def start(self, name: str, attributes: dict[str, str]) -> None:
         at = self.position.CurrentByteIndex
         tag = _START_TAG.match(self.document, at)
-        if tag is None:
-            raise ValueError("its encoding has no ASCII in it")
+        assert tag is not None  # expat knows no encoding in which ASCII is something else, but for UTF-16
         element = Element(name, attributes, self.position.CurrentLineNumber, at, tag.end())
         if self.open:
             self.open[-1].children.append(element)
