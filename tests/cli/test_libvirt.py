@@ -8,6 +8,7 @@ import signal
 import stat
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -38,6 +39,13 @@ def filesystem(export: Path, target: str = "test_mount", attributes: str = "", i
 def domain(*devices: str, name: str = "vm") -> str:
     inside = "\n    ".join(devices)
     return f"<domain type='kvm'>\n  <name>{name}</name>\n  <devices>\n    {inside}\n  </devices>\n</domain>\n"
+
+
+@pytest.fixture
+def runtime() -> Iterator[Path]:
+    """A folder with a short name, for sockets."""
+    with tempfile.TemporaryDirectory() as folder:
+        yield Path(folder)
 
 
 @pytest.fixture
@@ -100,10 +108,11 @@ def arguments_of(text: str) -> list[str | None]:
     return [one.attributes.get("value") for one in parse(found[0].encode(), "printed").all(f"{{{NAMESPACE}}}arg")]
 
 
-def test_a_guest_reads_a_file(serving: Callable[..., subprocess.Popen[str]], export: Path, tmp_path: Path) -> None:
+def test_a_guest_reads_a_file(
+    serving: Callable[..., subprocess.Popen[str]], export: Path, tmp_path: Path, runtime: Path
+) -> None:
     (export / "file").write_text("Hi Guest")
-    sockets, pidfile = tmp_path / "sockets", tmp_path / "pid"
-    sockets.mkdir()
+    sockets, pidfile = runtime, tmp_path / "pid"
     other = filesystem(export, "/import/from/host", inside="")
     process = serving(domain(filesystem(export), other), "--socket", str(sockets), "--pidfile", str(pidfile))
     printed = told(process)
@@ -129,11 +138,11 @@ def test_a_guest_reads_a_file(serving: Callable[..., subprocess.Popen[str]], exp
 
 
 def test_where_sockets_are_by_default(
-    serving: Callable[..., subprocess.Popen[str]], export: Path, tmp_path: Path
+    serving: Callable[..., subprocess.Popen[str]], export: Path, runtime: Path
 ) -> None:
     name = f"pyvirtfs test {os.getpid()}"
-    environment = {**os.environ, "XDG_RUNTIME_DIR": str(tmp_path)}
-    top = Path("/run") if os.geteuid() == 0 else tmp_path
+    environment = {**os.environ, "XDG_RUNTIME_DIR": str(runtime)}
+    top = Path("/run") if os.geteuid() == 0 else runtime
     user = pwd.getpwnam("nobody") if os.geteuid() == 0 else pwd.getpwuid(os.geteuid())
     folder = top / "pyvirtfs" / name.replace(" ", "%20")
     document = domain(filesystem(export), name=name)
@@ -274,5 +283,5 @@ def test_sockets_that_cannot_be_given(run: Run, export: Path, tmp_path: Path) ->
     (tmp_path / "vm.xml").write_text(domain(filesystem(export)))
     answer = run("libvirt", "--socket", ".", "--owner", "root", "vm.xml", cwd=tmp_path)
     assert answer.returncode == 2
-    assert "cannot be given to root: Operation not permitted" in answer.stderr
+    assert "cannot be given to root: " in answer.stderr
     assert not (tmp_path / "test_mount.sock").exists()
