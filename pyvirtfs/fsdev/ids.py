@@ -10,7 +10,7 @@ from __future__ import annotations
 import errno
 import re
 from bisect import bisect_right
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from typing import Final, NamedTuple, Protocol
 
 from pyvirtfs.errors import ConfigError
@@ -47,6 +47,9 @@ class Ids(Protocol):
 
     def to_guest(self, host: int) -> int:
         """The guest's id for one of the host."""
+
+    def within(self, hosts: Collection[int]) -> bool:
+        """Whether it never leads to other ids of the host than these."""
 
 
 class IdMap:
@@ -104,6 +107,13 @@ class IdMap:
                 return guest + host - start
         return OVERFLOW_ID
 
+    def within(self, hosts: Collection[int]) -> bool:
+        """Whether its ranges hold no other ids of the host than these."""
+        wanted = sum(each.length for each in self.ranges)
+        return wanted <= len(hosts) and all(
+            host in hosts for each in self.ranges for host in range(each.host, each.host + each.length)
+        )
+
 
 class Squash:
     """Whoever the guest means, it is one id of the host; the guest sees the ids that the host has.
@@ -125,6 +135,10 @@ class Squash:
         """The same id."""
         return host
 
+    def within(self, hosts: Collection[int]) -> bool:
+        """Whether it is one of these."""
+        return self.host in hosts
+
 
 class SameIds:
     """No translation, for where only users or only groups have one."""
@@ -138,6 +152,11 @@ class SameIds:
     def to_guest(self, host: int) -> int:
         """The same id."""
         return host
+
+    def within(self, hosts: Collection[int]) -> bool:
+        """No restriction: nobody has asked for other ids."""
+        del hosts
+        return True
 
 
 def parse_map(option: str, text: str) -> IdMap:
@@ -170,3 +189,22 @@ def parse_squash(option: str, text: str) -> tuple[Squash, Squash]:
         if uid < _END and gid < _END:
             return Squash(uid), Squash(gid)
     raise ConfigError(option, f"{text!r} is no id: write UID or UID:GID, each 0 to {_END - 1}")
+
+
+def translation(uidmap: str | None, gidmap: str | None, squash: str | None) -> tuple[Ids, Ids] | None:
+    """What the three options mean together: the translation of users and that of groups; None if none is given.
+
+    Raises:
+        ConfigError: One is not well formed, or `squash` is given with one of the others.
+    """
+    if squash is not None:
+        for option, text in (("uidmap", uidmap), ("gidmap", gidmap)):
+            if text is not None:
+                raise ConfigError("squash", f"{squash!r} contradicts {option}={text}: there is one id, or a map")
+        return parse_squash("squash", squash)
+    if uidmap is None and gidmap is None:
+        return None
+    return (
+        SameIds() if uidmap is None else parse_map("uidmap", uidmap),
+        SameIds() if gidmap is None else parse_map("gidmap", gidmap),
+    )

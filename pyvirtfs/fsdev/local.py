@@ -23,13 +23,14 @@ from typing import Final
 
 from pyvirtfs.errors import ConfigError
 from pyvirtfs.fsdev.capabilities import missing_capabilities
+from pyvirtfs.fsdev.ids import Ids, Squash, translation
 from pyvirtfs.fsdev.local_attributes import LocalAttributes
 from pyvirtfs.fsdev.local_create import LocalCreate
 from pyvirtfs.fsdev.local_locks import LocalLocks
 from pyvirtfs.fsdev.local_names import LocalNames
 from pyvirtfs.fsdev.options import Option, OptionTable, OptionValue
 from pyvirtfs.fsdev.registry import DriverType
-from pyvirtfs.fsdev.security import MODELS, MappedModel, SecurityModel
+from pyvirtfs.fsdev.security import MODELS, TRANSLATED, MappedModel, SecurityModel
 from pyvirtfs.fsdev.security.mapped import FILE_MODE, FOLDER_MODE
 
 OPTIONS: Final = OptionTable(
@@ -45,6 +46,9 @@ OPTIONS: Final = OptionTable(
         ),
         Option(name="fmode", type="number", help="Mode of files on the host, mapped models only: 0600 unless given"),
         Option(name="dmode", type="number", help="Mode of folders on the host, mapped models only: 0700 unless given"),
+        Option(name="uidmap", help="Users, passthrough and none only: GUEST:HOST:COUNT[+GUEST:HOST:COUNT...]"),
+        Option(name="gidmap", help="Groups, the same"),
+        Option(name="squash", help="One user and group of the host for all of the guest: UID[:GID]"),
         Option(name="readonly", type="bool", default=False, help="Refuse every change"),
         Option(
             name="writeout",
@@ -83,14 +87,20 @@ def open_root(path: str) -> int:
         raise ConfigError("path", f"{path!r} cannot be opened: {error}") from None
 
 
-def make_model(name: str, fmode: int | None, dmode: int | None) -> SecurityModel:
+def make_model(name: str, fmode: int | None, dmode: int | None, ids: tuple[Ids, Ids] | None) -> SecurityModel:
     """The security model of that name.
 
     Raises:
-        ConfigError: It has no use for `fmode` or `dmode`, and one of them is given.
+        ConfigError: It has no use for `fmode`, `dmode` or other `ids`, and one of them is given.
     """
     model = MODELS[name]
     if issubclass(model, MappedModel):
+        if ids is not None:
+            raise ConfigError(
+                "security_model",
+                f"{name!r} makes the server own everything on the host, which contradicts uidmap, gidmap and squash",
+                tuple(TRANSLATED),
+            )
         return model(FILE_MODE if fmode is None else fmode, FOLDER_MODE if dmode is None else dmode)
     for option, value in (("fmode", fmode), ("dmode", dmode)):
         if value is not None:
@@ -98,7 +108,31 @@ def make_model(name: str, fmode: int | None, dmode: int | None) -> SecurityModel
             raise ConfigError(
                 option, f"belongs to the mapped models ({', '.join(mapped)}), and security_model is {name!r}"
             )
-    return model()
+    return model() if ids is None else TRANSLATED[name](*ids)
+
+
+def check_privilege(model: SecurityModel, ids: tuple[Ids, Ids] | None) -> None:
+    """See that this process may do what a model does, before a guest finds out.
+
+    Raises:
+        ConfigError: It may not.
+    """
+    if missing := missing_capabilities(model.capabilities):
+        raise ConfigError(
+            "security_model",
+            f"{model.name!r} needs {', '.join(missing)}, which this process lacks: run it as root, or with readonly=on",
+            ("none",),
+        )
+    if ids is None or not missing_capabilities(("CAP_CHOWN",)):
+        return
+    own = {os.geteuid()}, {os.getegid(), *os.getgroups()}
+    for option, translated, mine in zip(("uidmap", "gidmap"), ids, own, strict=True):
+        if not translated.within(mine):
+            raise ConfigError(
+                "squash" if isinstance(translated, Squash) else option,
+                "giving files to others needs CAP_CHOWN, which this process lacks: run it as root, with readonly=on,"
+                f" or name no ids of the host but its own ({', '.join(map(str, sorted(mine)))})",
+            )
 
 
 class LocalDriver(LocalCreate, LocalNames, LocalAttributes, LocalLocks):
@@ -111,6 +145,10 @@ class LocalDriver(LocalCreate, LocalNames, LocalAttributes, LocalLocks):
         security_model: ``passthrough``, ``mapped`` (the same as ``mapped-xattr``), ``mapped-file`` or ``none``.
         fmode: Permission bits of files on the host, with a mapped model; 0600 unless given.
         dmode: Permission bits of folders on the host, with a mapped model; 0700 unless given.
+        uidmap: Which user of the host stands for which of the guest, with ``passthrough`` and ``none``: ranges
+            ``GUEST:HOST:COUNT``, with ``+`` between them.
+        gidmap: The same for groups.
+        squash: ``UID[:GID]``: whoever creates something, it belongs to this user and group of the host.
         readonly: Change nothing on the host.
         writeout: ``immediate``: start to write data to the disk with each write.
         multidevs: What becomes of objects on other devices than the root's: ``remap`` gives them qid paths of their
@@ -130,6 +168,9 @@ class LocalDriver(LocalCreate, LocalNames, LocalAttributes, LocalLocks):
         *,
         fmode: int | None = None,
         dmode: int | None = None,
+        uidmap: str | None = None,
+        gidmap: str | None = None,
+        squash: str | None = None,
         readonly: bool = False,
         writeout: str | None = None,
         multidevs: str = "remap",
@@ -141,14 +182,10 @@ class LocalDriver(LocalCreate, LocalNames, LocalAttributes, LocalLocks):
             OPTIONS.options["writeout"].parse(writeout)
         if max_descriptors is not None and max_descriptors < 1:
             raise ConfigError("max_descriptors", f"{max_descriptors} is not enough: the root needs one")
-        model = make_model(security_model, fmode, dmode)
-        if not readonly and (missing := missing_capabilities(model.capabilities)):
-            raise ConfigError(
-                "security_model",
-                f"{security_model!r} needs {', '.join(missing)}, which this process lacks: run it as root,"
-                " or with readonly=on",
-                ("none",),
-            )
+        ids = translation(uidmap, gidmap, squash)
+        model = make_model(security_model, fmode, dmode, ids)
+        if not readonly:
+            check_privilege(model, ids)
         root_fd = open_root(os.fspath(path))
         if not Path(f"/proc/self/fd/{root_fd}").exists():
             os.close(root_fd)
@@ -179,6 +216,9 @@ class LocalDriver(LocalCreate, LocalNames, LocalAttributes, LocalLocks):
             str(values["security_model"]),
             fmode=None if values["fmode"] is None else int(values["fmode"]),
             dmode=None if values["dmode"] is None else int(values["dmode"]),
+            uidmap=None if values["uidmap"] is None else str(values["uidmap"]),
+            gidmap=None if values["gidmap"] is None else str(values["gidmap"]),
+            squash=None if values["squash"] is None else str(values["squash"]),
             readonly=bool(values["readonly"]),
             writeout=None if values["writeout"] is None else str(values["writeout"]),
             multidevs=str(values["multidevs"]),

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from pyvirtfs.errors import ConfigError
 from pyvirtfs.fsdev.driver import NONUNAME
-from pyvirtfs.fsdev.ids import MAX_RANGES, OVERFLOW_ID, IdMap, IdRange, SameIds, parse_map, parse_squash
+from pyvirtfs.fsdev.ids import MAX_RANGES, OVERFLOW_ID, IdMap, IdRange, SameIds, parse_map, parse_squash, translation
 
 TWO = "0:1000:1+1:100000:65535"
 
@@ -103,3 +103,30 @@ def test_squash() -> None:
 def test_wrong_squash(text: str) -> None:
     with pytest.raises(ConfigError, match="UID or UID:GID"):
         parse_squash("squash", text)
+
+
+def test_within() -> None:
+    squash, _ = parse_squash("squash", "7")
+    assert squash.within({7})
+    assert not squash.within({8})
+    assert SameIds().within(set())
+    assert parse_map("uidmap", "0:7:1").within({7})
+    assert not parse_map("uidmap", "0:7:2").within({7, 9})
+    assert parse_map("gidmap", "0:7:2+5:9:1").within([9, 8, 7])
+    assert not parse_map("uidmap", "0:0:4294967294").within({0, 1})
+
+
+def test_what_the_options_mean_together() -> None:
+    assert translation(None, None, None) is None
+    both = translation("0:7:1", None, None)
+    assert both is not None
+    assert (both[0].to_host(0), both[1].to_host(0)) == (7, 0)
+    both = translation(None, "0:7:1", None)
+    assert both is not None
+    assert (both[0].to_host(0), both[1].to_host(0)) == (0, 7)
+    both = translation(None, None, "5:6")
+    assert both is not None
+    assert (both[0].to_host(0), both[1].to_host(0)) == (5, 6)
+    for maps in (("0:0:1", None), (None, "0:0:1")):
+        with pytest.raises(ConfigError, match=r"^squash: '5' contradicts [ug]idmap=0:0:1"):
+            translation(*maps, "5")

@@ -8,8 +8,18 @@ from pyvirtfs.fsdev.security.mapped_xattr import MappedXattr
 from pyvirtfs.fsdev.security.model import SecurityModel
 from pyvirtfs.fsdev.security.none import NoModel
 from pyvirtfs.fsdev.security.passthrough import Passthrough
+from pyvirtfs.fsdev.security.translated import TRANSLATED
 
-__all__ = ["MODELS", "MappedFile", "MappedModel", "MappedXattr", "NoModel", "Passthrough", "SecurityModel"]
+__all__ = [
+    "MODELS",
+    "TRANSLATED",
+    "MappedFile",
+    "MappedModel",
+    "MappedXattr",
+    "NoModel",
+    "Passthrough",
+    "SecurityModel",
+]
 
 MODELS: Final[dict[str, type[SecurityModel]]] = {
     "passthrough": Passthrough,

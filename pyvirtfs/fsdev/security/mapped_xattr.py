@@ -22,10 +22,10 @@ import struct
 from typing import Final, NoReturn
 
 from pyvirtfs.errors import ConfigError
+from pyvirtfs.fsdev.acl import ACL_NAMES
 from pyvirtfs.fsdev.driver import Attributes
 from pyvirtfs.fsdev.entries import Entry
 from pyvirtfs.fsdev.security.mapped import NOTHING, MappedModel, Overrides, is_past
-from pyvirtfs.fsdev.security.model import ACL_NAMES
 from pyvirtfs.syscalls import get_xattr, list_xattr, remove_xattr, set_xattr
 
 _PREFIX: Final = b"user.virtfs."

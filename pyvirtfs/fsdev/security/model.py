@@ -10,18 +10,25 @@ on the way of the most frequent requests, the driver looks at an attribute (`Sec
 
 from __future__ import annotations
 
-import abc
 import errno
 import os
 import stat
 from collections.abc import Callable
 from typing import ClassVar, Final, TypeAlias
 
+from pyvirtfs.fsdev.acl import ACL_NAMES
 from pyvirtfs.fsdev.driver import NONUNAME, Attributes
 from pyvirtfs.fsdev.entries import Entry, EntryTable
-from pyvirtfs.syscalls import chmod_descriptor, get_xattr, link_descriptor, list_xattr, remove_xattr, set_xattr
+from pyvirtfs.syscalls import (
+    chmod_descriptor,
+    fchownat,
+    get_xattr,
+    link_descriptor,
+    list_xattr,
+    remove_xattr,
+    set_xattr,
+)
 
-ACL_NAMES: Final = frozenset({b"system.posix_acl_access", b"system.posix_acl_default"})
 USER: Final = b"user."
 MODE: Final = 0o7777
 SET_IDS: Final = stat.S_ISUID | stat.S_ISGID
@@ -40,7 +47,7 @@ def without_set_ids(mode: int) -> int:
     return cleared
 
 
-class SecurityModel(abc.ABC):
+class SecurityModel:
     """The model ``security_model=`` names, of one export.
 
     Attributes:
@@ -68,7 +75,7 @@ class SecurityModel(abc.ABC):
         self.presenter: Presenter | None = None
         self.file_mode: int | None = None
 
-    def check_root(self, root_fd: int, path: str, *, readonly: bool) -> None:  # noqa: B027  (most need nothing)
+    def check_root(self, root_fd: int, path: str, *, readonly: bool) -> None:
         """Find out whether the export can be served so; leaves nothing behind on the host.
 
         Args:
@@ -87,7 +94,6 @@ class SecurityModel(abc.ABC):
 
     # --- owner and mode ---
 
-    @abc.abstractmethod
     def chown(self, entry: Entry, uid: int, gid: int) -> None:
         """Give an object its owner.
 
@@ -99,6 +105,7 @@ class SecurityModel(abc.ABC):
         Raises:
             OSError: As fchownat(2), if the model does not overlook it.
         """
+        fchownat(entry.fd, b"", uid, gid)
 
     def chmod(self, entry: Entry, mode: int) -> None:
         """Give an object the permission bits of `mode`, at most 07777.

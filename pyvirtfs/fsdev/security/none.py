@@ -7,10 +7,9 @@ from typing import Final
 
 from pyvirtfs.fsdev.entries import Entry
 from pyvirtfs.fsdev.security.model import SecurityModel
-from pyvirtfs.syscalls import fchownat
 
 _OVERLOOKED: Final = frozenset({errno.EPERM, errno.EINVAL, errno.EOPNOTSUPP, errno.ENOSYS})
-"""Not allowed; an owner that the user namespace does not know; a file system without owners."""
+"""Not allowed; an owner that the user namespace or an id map does not know; a file system without owners."""
 
 
 class NoModel(SecurityModel):
@@ -21,7 +20,7 @@ class NoModel(SecurityModel):
     def chown(self, entry: Entry, uid: int, gid: int) -> None:
         """See `SecurityModel.chown`."""
         try:
-            fchownat(entry.fd, b"", uid, gid)
+            super().chown(entry, uid, gid)
         except OSError as error:
             if error.errno not in _OVERLOOKED:
                 raise

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from pyvirtfs.fsdev.entries import Entry
 from pyvirtfs.fsdev.security.model import SecurityModel
-from pyvirtfs.syscalls import fchownat
 
 
 class Passthrough(SecurityModel):
@@ -13,7 +11,3 @@ class Passthrough(SecurityModel):
     name = "passthrough"
     acls = True
     capabilities = ("CAP_CHOWN", "CAP_DAC_OVERRIDE", "CAP_FOWNER", "CAP_FSETID")
-
-    def chown(self, entry: Entry, uid: int, gid: int) -> None:
-        """See `SecurityModel.chown`."""
-        fchownat(entry.fd, b"", uid, gid)

@@ -38,7 +38,7 @@ def test_refused_chown(monkeypatch: pytest.MonkeyPatch, code: int) -> None:
         raise OSError(code, "no")
 
     entry = Entry(3, 1, 0o100000, 0)
-    monkeypatch.setattr("pyvirtfs.fsdev.security.none.fchownat", refuse)
+    monkeypatch.setattr("pyvirtfs.fsdev.security.model.fchownat", refuse)
     if code == errno.EROFS:
         with pytest.raises(OSError, match="no"):
             NoModel().chown(entry, 1, 1)

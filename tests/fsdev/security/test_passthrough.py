@@ -36,6 +36,6 @@ def test_refused_chown(monkeypatch: pytest.MonkeyPatch, code: int) -> None:
     def refuse(*_args: object) -> None:
         raise OSError(code, "no")
 
-    monkeypatch.setattr("pyvirtfs.fsdev.security.passthrough.fchownat", refuse)
+    monkeypatch.setattr("pyvirtfs.fsdev.security.model.fchownat", refuse)
     with pytest.raises(OSError, match="no"):
         Passthrough().chown(Entry(3, 1, 0o100000, 0), 1, 1)
