@@ -14,6 +14,7 @@ import errno
 import os
 import stat
 import struct
+from collections.abc import Callable, Iterator
 from typing import Any, Final
 from zlib import crc32
 
@@ -138,6 +139,7 @@ class EntryTable:
         statx: Fills `buffer` with what statx(2) tells of a descriptor, or of a name below one.
         buffer: A struct statx.
         change_times: Its ctime and mtime.
+        watcher: Called with an entry before its descriptor is closed, because nobody uses it any more.
     """
 
     __slots__ = (
@@ -152,11 +154,13 @@ class EntryTable:
         "root",
         "root_node",
         "statx",
+        "watcher",
     )
 
     def __init__(self, root_fd: int, *, multidevs: str = "remap", budget: int = 1 << 30) -> None:
         self.budget = budget
         self.others = 0
+        self.watcher: Callable[[Entry], None] | None = None
         self.statx, self.buffer = buffer_reader()
         self.change_times = self.buffer[_CHANGE_TIMES]
         self._entries: dict[int, Entry] = {}
@@ -171,6 +175,9 @@ class EntryTable:
 
     def __len__(self) -> int:
         return len(self._entries)
+
+    def __iter__(self) -> Iterator[Entry]:
+        return iter(self._entries.values())
 
     def get(self, path: int) -> Entry | None:
         """The entry with that number, if somebody uses it."""
@@ -283,6 +290,8 @@ class EntryTable:
         fd = entry.fd
         if fd < 0:
             return  # the table was closed before
+        if self.watcher is not None:
+            self.watcher(entry)
         entry.fd = -1
         del self._entries[entry.path]
         if entry.writes:

@@ -19,7 +19,7 @@ import errno
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from pyvirtfs.errors import ConfigError
 from pyvirtfs.fsdev.capabilities import missing_capabilities
@@ -28,10 +28,15 @@ from pyvirtfs.fsdev.local_attributes import LocalAttributes
 from pyvirtfs.fsdev.local_create import LocalCreate
 from pyvirtfs.fsdev.local_locks import LocalLocks
 from pyvirtfs.fsdev.local_names import LocalNames
+from pyvirtfs.fsdev.local_space import LocalSpace
 from pyvirtfs.fsdev.options import Option, OptionTable, OptionValue
 from pyvirtfs.fsdev.registry import DriverType
 from pyvirtfs.fsdev.security import MODELS, TRANSLATED, MappedModel, SecurityModel
 from pyvirtfs.fsdev.security.mapped import FILE_MODE, FOLDER_MODE
+from pyvirtfs.fsdev.space import OPTIONS as SPACE_OPTIONS
+from pyvirtfs.fsdev.space import SpaceLimits
+from pyvirtfs.fsdev.throttling import OPTIONS as THROTTLING_OPTIONS
+from pyvirtfs.fsdev.throttling import Throttle, Throttling
 
 OPTIONS: Final = OptionTable(
     "fsdev driver 'local'",
@@ -63,9 +68,15 @@ OPTIONS: Final = OptionTable(
             choices=("remap", "forbid", "warn"),
             help="Files of other devices below the export: give them numbers of their own, refuse them, or only warn",
         ),
+        *THROTTLING_OPTIONS,
+        *SPACE_OPTIONS,
     ),
-    refused={"throttling.*": "throttling is not supported yet"},
 )
+_SAME_NAMES: Final = (
+    "path", "security_model", "fmode", "dmode", "uidmap", "gidmap", "squash", "readonly", "writeout", "multidevs",
+)  # fmt: skip
+"""The options that are arguments of the driver as they are."""
+_LIMITS: Final = ("space_hard_limit", "space_soft_limit")
 
 
 def open_root(path: str) -> int:
@@ -156,6 +167,7 @@ class LocalDriver(LocalCreate, LocalNames, LocalAttributes, LocalLocks):
         max_descriptors: How many descriptors the guest may make this process hold, one for each object that it knows,
             each open file, each owner of locks on a file. None: what the soft limit RLIMIT_NOFILE allows now, but for a
             quarter (64 at least).
+        throttling: How much may be read and written per second; None: as much as the host can.
 
     Raises:
         ConfigError: An option is wrong, or this process cannot do what it says.
@@ -175,6 +187,7 @@ class LocalDriver(LocalCreate, LocalNames, LocalAttributes, LocalLocks):
         writeout: str | None = None,
         multidevs: str = "remap",
         max_descriptors: int | None = None,
+        throttling: Throttling | None = None,
     ) -> None:
         OPTIONS.options["security_model"].parse(security_model)
         OPTIONS.options["multidevs"].parse(multidevs)
@@ -207,22 +220,17 @@ class LocalDriver(LocalCreate, LocalNames, LocalAttributes, LocalLocks):
             )
         except OSError as error:
             raise ConfigError("path", f"{os.fspath(path)!r} cannot be exported: {error}") from None
+        self.throttle = None if throttling is None else Throttle(throttling)
 
     @classmethod
     def from_options(cls, values: Mapping[str, OptionValue]) -> LocalDriver:
         """Make one from the values of `OPTIONS`; raises ConfigError."""
-        return cls(
-            str(values["path"]),
-            str(values["security_model"]),
-            fmode=None if values["fmode"] is None else int(values["fmode"]),
-            dmode=None if values["dmode"] is None else int(values["dmode"]),
-            uidmap=None if values["uidmap"] is None else str(values["uidmap"]),
-            gidmap=None if values["gidmap"] is None else str(values["gidmap"]),
-            squash=None if values["squash"] is None else str(values["squash"]),
-            readonly=bool(values["readonly"]),
-            writeout=None if values["writeout"] is None else str(values["writeout"]),
-            multidevs=str(values["multidevs"]),
-        )
+        options: dict[str, Any] = {name: values[name] for name in _SAME_NAMES}
+        options["throttling"] = Throttling.from_options(values)
+        hard, soft = (None if (limit := values[name]) is None else int(limit) for name in _LIMITS)
+        if hard is None and soft is None:
+            return cls(**options)
+        return LimitedLocalDriver(limits=SpaceLimits(hard, soft), **options)
 
     def close(self) -> None:
         """See `ExportDriver.close`."""
@@ -236,6 +244,30 @@ class LocalDriver(LocalCreate, LocalNames, LocalAttributes, LocalLocks):
             self._unpin(path, owner)
         self._listings.close()
         self._table.close()
+
+
+class LimitedLocalDriver(LocalSpace, LocalDriver):
+    """An export of a folder of the host that may hold only so much.
+
+    Args:
+        path: As for `LocalDriver`.
+        security_model: The same.
+        limits: How much it may hold.
+        options: The same.
+
+    Raises:
+        ConfigError: An option is wrong, or this process cannot do what it says.
+    """
+
+    def __init__(
+        self, path: str | os.PathLike[str], security_model: str = "none", *, limits: SpaceLimits, **options: Any
+    ) -> None:
+        super().__init__(path, security_model, **options)
+        try:
+            self.watch(limits)
+        except OSError as error:
+            self.close()
+            raise ConfigError("path", f"what {os.fspath(path)!r} holds cannot be measured: {error.strerror}") from None
 
 
 DRIVER: Final = DriverType("local", LocalDriver.from_options, OPTIONS, "A folder of this machine")

@@ -36,7 +36,7 @@ from pyvirtfs.memory.buffers import ViewBuffers
         ("path={top},security_model=none,fmode=0600", "fmode", ["mapped-file", "security_model is 'none'"]),
         ("path={top},security_model=passthrough,dmode=0700", "dmode", ["mapped-xattr", "is 'passthrough'"]),
         ("path={top},security_model=mapped,fmode=rw", "fmode", ["'rw'", "not a number"]),
-        ("path={top},security_model=none,throttling.bps-total=1", "throttling.bps-total", ["not supported yet"]),
+        ("path={top},security_model=none,throttling.iops-size=1", "throttling.iops-size", ["1 needs a limit"]),
         ("path={top},security_model=none,pathh=1", "pathh", ["'local'", "no such option"]),
     ],
 )
