@@ -8,7 +8,8 @@ has the owner and the mode that the host says (no more than the server's user ma
 which a new object of that name replaces.
 
 Metadata belongs to the inode: whichever of the names of an object somebody has walked to, it is read where it was found
-first. From the moment when the last known name is gone, it lives in memory, as long as somebody holds the object.
+first. Before it is read or written there, that name must still mean the object. When no known name does any more, what
+was known last counts, and changes of it live in memory, as long as somebody holds the object.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ from pyvirtfs.syscalls import KEEP_ID, buffer_reader, fchownat
 _UNPACK_KEY: Final = struct.Struct("=28xH2xQQ48xqI").unpack_from
 """stx_mode, stx_ino, stx_size and stx_ctime of struct statx: as long as they stay, a metadata file does."""
 _ABSENT: Final = frozenset({errno.ENOENT, errno.ENOTDIR})
-_FORBIDDEN: Final = frozenset({errno.EACCES, errno.EPERM, errno.ELOOP, errno.ENOTDIR})
+_FORBIDDEN: Final = frozenset({errno.EACCES, errno.EPERM, errno.ELOOP})
 _NOT_EMPTY: Final = frozenset({errno.ENOTEMPTY, errno.EEXIST})
 _DOTS: Final = frozenset({b".", b".."})
 
@@ -53,36 +54,56 @@ class MappedFile(MappedModel):
     # --- what is kept ---
 
     def _place(self, entry: Entry) -> tuple[int, bytes] | None:
-        """A folder that an object is in, and its name there; None if it has no name any more."""
+        """A folder in which an object was found, and its name there; None if that name is known to be gone."""
         node = entry.node
         if node is None:
             return None
         parent = node.parent
         if parent is not None and node.name:
             return parent.fd, node.name
+        return (entry.fd, b"") if entry is self.table.root else None
+
+    def _present_place(self, entry: Entry) -> tuple[int, bytes] | None:
+        """A folder that an object is in, and its name there, checked a moment ago."""
         if entry is self.table.root:
             return entry.fd, b""
-        for node in entry.more_nodes or ():
-            if node.parent is not None and node.name:
-                return node.parent.fd, node.name
+        first = entry.node
+        for node in (*((first,) if first is not None else ()), *(entry.more_nodes or ())):
+            parent = node.parent
+            if parent is not None and node.name and self._number(parent, node.name) == entry.path:
+                return parent.fd, node.name
         return None
+
+    def _number(self, parent: Entry, name: bytes) -> int | None:
+        """The number of what a name means, if it means anything."""
+        try:
+            return self.table.identify(parent.fd, name)[1]
+        except OSError:
+            return None
 
     def look_up(self, entry: Entry, host: tuple[int, ...]) -> Overrides:
         """See `MappedModel.look_up`."""
         known: _Known | None = entry.mapped
         place = self._place(entry)
-        if place is None or not host[0]:  # unlinked
-            return NOTHING if known is None else known[1]
-        fd, name = place
+        if known is not None:
+            if not host[0]:  # unlinked
+                return known[1]
+            with contextlib.suppress(OSError):
+                if place is not None and known[0] is not None:
+                    self._statx(place[0], store.path_of(place[1]))
+                    if _UNPACK_KEY(self._buffer) == known[0]:
+                        return known[1]
+            place = self._present_place(entry)
+            if place is None:
+                return known[1]
+        return NOTHING if place is None else self._read(entry, host, *place)
+
+    def _read(self, entry: Entry, host: tuple[int, ...], fd: int, name: bytes) -> Overrides:
+        """Read the metadata of an object at a place."""
         try:
             self._statx(fd, store.path_of(name))
-        except OSError as error:
-            return self._without(entry, host[3], error)
-        key = _UNPACK_KEY(self._buffer)
-        if known is not None and known[0] == key:
-            return known[1]
-        trusted = is_past(key[3], key[4])
-        try:
+            key = _UNPACK_KEY(self._buffer)
+            trusted = is_past(key[3], key[4])
             found, problem = parse(store.read(fd, name))
         except store.BadMetadataError as error:
             found, problem = NOTHING, str(error)
@@ -95,19 +116,20 @@ class MappedFile(MappedModel):
     def _without(self, entry: Entry, host_mode: int, error: OSError) -> Overrides:
         """There is no metadata, or it is out of reach; any other error is raised again."""
         if error.errno in _ABSENT:
-            entry.mapped = None
-            return self.judge(entry, host_mode, NOTHING, "")
-        if error.errno in _FORBIDDEN:
-            entry.mapped = None
-            return self.judge(entry, host_mode, NOTHING, f"its metadata cannot be read: {error.strerror}")
-        raise error
+            problem = ""
+        elif error.errno in _FORBIDDEN:
+            problem = f"its metadata cannot be read: {error.strerror}"
+        else:
+            raise error
+        entry.mapped = None, NOTHING
+        return self.judge(entry, host_mode, NOTHING, problem)
 
     def keep(self, entry: Entry, changes: Overrides) -> None:
         """See `MappedModel.keep`."""
         host = self.table.stat(entry.fd)
         kept = self.look_up(entry, host).updated(changes)
-        place = self._place(entry)
-        if place is not None and host.nlink:
+        place = self._present_place(entry)
+        if place is not None:
             fd, name = place
             store.write(fd, name, dump(kept), shared=host.nlink > 1 and not stat.S_ISDIR(host.mode))
         entry.mapped = None, kept
@@ -143,11 +165,11 @@ class MappedFile(MappedModel):
         """See `SecurityModel.link`."""
         super().link(entry, parent, name)
         try:
-            place = self._place(entry)
+            place = self._present_place(entry)
             known: _Known | None = entry.mapped
             if place is not None:
                 store.link(*place, parent.fd, name)
-            elif known is not None:
+            elif known is not None and known[1] != NOTHING:
                 store.write(parent.fd, name, dump(known[1]))
             else:
                 store.remove(parent.fd, name)
@@ -206,12 +228,6 @@ class MappedFile(MappedModel):
                 with contextlib.suppress(OSError):
                     super().rename(new, new_name, old, old_name)
             raise
-
-    def _number(self, parent: Entry, name: bytes) -> int | None:
-        try:
-            return self.table.identify(parent.fd, name)[1]
-        except OSError:
-            return None
 
     def _rename_over_folder(self, error: OSError, old: Entry, old_name: bytes, new: Entry, new_name: bytes) -> None:
         """Rename a folder to the name of one that holds something: only metadata does not count."""

@@ -80,8 +80,8 @@ def test_every_kind_is_a_file_of_the_server(
             export.readlink(walk.node)
     if kind != stat.S_IFREG:
         for operation, code in (
-            (lambda: export.open(walk.node, os.O_RDWR, 0), errno.ENXIO),  # type: ignore[arg-type]
-            (lambda: export.setattr(walk.node, SetAttributes(size=0), 0), errno.EINVAL),  # type: ignore[arg-type]
+            (lambda: export.open(walk.node, os.O_RDWR, 0), errno.ENXIO),
+            (lambda: export.setattr(walk.node, SetAttributes(size=0), 0), errno.EINVAL),
             (
                 lambda: export.create(top, b"new", os.O_RDWR, 0o644, 0, 0),
                 errno.ELOOP if kind == stat.S_IFLNK else errno.ENXIO,
