@@ -127,6 +127,6 @@ def test_what_the_options_mean_together() -> None:
     both = translation(None, None, "5:6")
     assert both is not None
     assert (both[0].to_host(0), both[1].to_host(0)) == (5, 6)
-    for maps in (("0:0:1", None), (None, "0:0:1")):
+    for uidmap, gidmap in (("0:0:1", None), (None, "0:0:1")):
         with pytest.raises(ConfigError, match=r"^squash: '5' contradicts [ug]idmap=0:0:1"):
-            translation(*maps, "5")
+            translation(uidmap, gidmap, "5")
