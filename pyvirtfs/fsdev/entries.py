@@ -2,6 +2,9 @@
 
 An `Entry` is an object (an inode): all handles on it share it, so that there is one descriptor, one write counter, and
 one place where its locks belong. It pins the inode, so its number cannot come to mean something else meanwhile.
+Descriptors are few: where the budget is spent, those that were not used for long are closed, and opened again when they
+are needed (`pyvirtfs.fsdev.closing`). So a number taken from `Entry.fd` is good only until that of another entry is
+asked for; calls that take two get them from `EntryTable.both`.
 
 A `Node` is an entry as it was found: below which folder and by which name. Those belong to the node and not to the
 entry, since an object with two links has two of them. Handles that found the same object at the same place share the
@@ -14,8 +17,8 @@ import errno
 import os
 import stat
 import struct
-from collections.abc import Callable, Iterator
-from typing import Any, Final
+from collections.abc import Callable
+from typing import Any, Final, Protocol
 from zlib import crc32
 
 from pyvirtfs.fsdev.driver import QID_DIRECTORY, QID_FILE, QID_SYMLINK, Attributes, Qid
@@ -48,7 +51,7 @@ class Entry:
     """An object of the export that somebody uses.
 
     Attributes:
-        fd: ``O_PATH`` descriptor; -1 once the entry was dropped.
+        fd: ``O_PATH`` descriptor; -1 once the entry was dropped. Asking for it may open the object again.
         path: Its number in the export, and its key in the table.
         shown_path: Its qid.path; the same, but for objects of other devices with ``multidevs=warn``.
         kind: The S_IFMT bits of its mode, as the guest sees it.
@@ -58,11 +61,13 @@ class Entry:
         writes: Changes made through the export, counted in a large step: timestamps are coarser than writes are fast.
         node: The first node of it, if there is one.
         more_nodes: Further ones: only of objects with several links.
-        writers: Descriptors through which it can be truncated although its mode forbids to open it for that.
+        writers: Open files through which it can be truncated although its mode forbids to open it for that.
         mapped: What a mapped security model knows of it.
+        closed: How to open it again, while it is closed.
     """
 
     __slots__ = (
+        "closed",
         "fd",
         "kind",
         "mapped",
@@ -87,8 +92,9 @@ class Entry:
         self.writes = writes
         self.node: Node | None = None
         self.more_nodes: list[Node] | None = None
-        self.writers: list[int] | None = None
+        self.writers: list[Any] | None = None
         self.mapped: Any = None
+        self.closed: Any = None
 
     def become(self, kind: int) -> None:
         """The guest is to see an object of this kind (S_IFMT bits)."""
@@ -121,6 +127,22 @@ class Node:
         self.refs = 1
 
 
+class Closer(Protocol):
+    """Closes descriptors of entries to make room, and opens them again."""
+
+    def make_room(self, wanted: int) -> bool:
+        """Close at least that many descriptors; whether that could be done."""
+
+    def found(self, path: int, fd: int) -> Entry | None:
+        """The closed entry with that number is open again, with `fd`; None if that is another object by now."""
+
+    def before_release(self, entry: Entry) -> None:
+        """A node of a closed entry, which others still use, is about to be forgotten. Never fails."""
+
+    def close(self) -> None:
+        """The table is closed."""
+
+
 class EntryTable:
     """All entries of one export, by the number that `QidPaths` gives them.
 
@@ -140,15 +162,20 @@ class EntryTable:
         buffer: A struct statx.
         change_times: Its ctime and mtime.
         watcher: Called with an entry before its descriptor is closed, because nobody uses it any more.
+        open: The entries that have a descriptor by their number, those that were opened last at the end.
+        closed: Those that were closed to make room.
+        closer: Makes room; None: nothing does.
     """
 
     __slots__ = (
-        "_entries",
         "_recent_writes",
         "budget",
         "buffer",
         "change_times",
+        "closed",
+        "closer",
         "device",
+        "open",
         "others",
         "qids",
         "root",
@@ -163,7 +190,9 @@ class EntryTable:
         self.watcher: Callable[[Entry], None] | None = None
         self.statx, self.buffer = buffer_reader()
         self.change_times = self.buffer[_CHANGE_TIMES]
-        self._entries: dict[int, Entry] = {}
+        self.open: dict[int, Entry] = {}
+        self.closed: dict[int, Entry] = {}
+        self.closer: Closer | None = None
         # A write forgotten with its entry could bring the version back to a value that it had before.
         self._recent_writes: dict[int, int] = {}
         self.statx(root_fd)
@@ -174,18 +203,25 @@ class EntryTable:
         self.root.node = self.root_node
 
     def __len__(self) -> int:
-        return len(self._entries)
-
-    def __iter__(self) -> Iterator[Entry]:
-        return iter(self._entries.values())
+        return len(self.open) + len(self.closed)
 
     def get(self, path: int) -> Entry | None:
         """The entry with that number, if somebody uses it."""
-        return self._entries.get(path)
+        return self.open.get(path) or self.closed.get(path)
+
+    def both(self, one: Entry, other: Entry) -> tuple[int, int]:
+        """The descriptors of two entries, both open now."""
+        other.fd  # noqa: B018  # may close the other one
+        return one.fd, other.fd  # which may open it again, and then leaves this one alone
 
     def check_room(self, wanted: int) -> None:
-        """ENFILE, unless the export may hold `wanted` more descriptors."""
-        if len(self._entries) + self.others + wanted > self.budget:
+        """Make room for `wanted` more descriptors, if need be.
+
+        Raises:
+            OSError: ENFILE: the budget is spent, on what cannot be closed.
+        """
+        missing = len(self.open) + self.others + wanted - self.budget
+        if missing > 0 and (self.closer is None or not self.closer.make_room(missing)):
             raise OSError(errno.ENFILE, os.strerror(errno.ENFILE))
 
     # --- stat ---
@@ -264,14 +300,20 @@ class EntryTable:
         except OSError:
             _close(fd)
             raise
-        entry = self._entries.get(path)
+        entry = self.open.get(path)
         if entry is None:
-            if len(self._entries) + self.others >= self.budget:
+            try:
+                if len(self.open) + self.others >= self.budget:
+                    self.check_room(1)
+            except OSError:
                 _close(fd)
-                raise OSError(errno.ENFILE, os.strerror(errno.ENFILE))
-            self._entries[path] = entry = Entry(fd, path, mode & 0o170000, self._recent_writes.pop(path, 0))
-            if path >= FOREIGN:
-                entry.shown_path = self.qids.shown(path, inode)
+                raise
+            if self.closer is not None and path in self.closed and (entry := self.closer.found(path, fd)) is not None:
+                entry.refs += 1
+            else:
+                self.open[path] = entry = Entry(fd, path, mode & 0o170000, self._recent_writes.pop(path, 0))
+                if path >= FOREIGN:
+                    entry.shown_path = self.qids.shown(path, inode)
         else:
             _close(fd)
             entry.refs += 1
@@ -287,27 +329,37 @@ class EntryTable:
         entry.refs = refs
         if refs > 0:
             return
-        fd = entry.fd
-        if fd < 0:
-            return  # the table was closed before
-        if self.watcher is not None:
-            self.watcher(entry)
-        entry.fd = -1
-        del self._entries[entry.path]
+        if entry.closed is not None:
+            fd = -1
+            if self.closed.get(entry.path) is entry:
+                del self.closed[entry.path]
+        else:
+            fd = entry.fd
+            if fd < 0:
+                return  # the table was closed before
+            if self.watcher is not None:
+                self.watcher(entry)
+            entry.fd = -1
+            del self.open[entry.path]
         if entry.writes:
             recent = self._recent_writes
             recent[entry.path] = entry.writes
             if len(recent) > _REMEMBERED_WRITES:
                 del recent[next(iter(recent))]
-        _close(fd)
+        if fd >= 0:
+            _close(fd)
 
     def close(self) -> None:
         """Close every descriptor; entries and nodes that are still held fail with EBADF from then on."""
-        for entry in self._entries.values():
+        if self.closer is not None:
+            self.closer.close()
+        for entry in self.open.values():
             _close(entry.fd)
             entry.fd = -1
+        for entry in (*self.open.values(), *self.closed.values()):
             entry.node = entry.more_nodes = None
-        self._entries.clear()
+        self.open.clear()
+        self.closed.clear()
 
     # --- nodes ---
 
@@ -364,6 +416,8 @@ class EntryTable:
             node.refs = 0
             return
         entry = node.entry
+        if entry.closed is not None and entry.refs > 1 and self.closer is not None:
+            self.closer.before_release(entry)
         more = entry.more_nodes
         if entry.node is node:
             entry.node = more.pop() if more else None

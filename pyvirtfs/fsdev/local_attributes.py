@@ -65,6 +65,7 @@ class LocalAttributes(LocalCore):
             if not 0 <= size < _INT64:
                 fail(errno.EFBIG)
         if mode is not None:
+            self._closer.before_chmod(entry)
             self._model.chmod(entry, stat.S_IMODE(mode))
         if atime is not None or mtime is not None:
             utimens_descriptor(entry.fd, atime, mtime)
@@ -91,7 +92,7 @@ class LocalAttributes(LocalCore):
             # Opened for writing before its mode forbade that; ftruncate(2) in the guest works then.
             if not entry.writers:
                 raise
-            os.ftruncate(entry.writers[-1], size)
+            os.ftruncate(entry.writers[-1].fd, size)
         else:
             try:
                 os.ftruncate(fd, size)

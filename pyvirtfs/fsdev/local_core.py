@@ -7,6 +7,7 @@ import os
 import resource
 from typing import Final, Never
 
+from pyvirtfs.fsdev.closing import LeastRecentlyOpened
 from pyvirtfs.fsdev.driver import ExportDriver
 from pyvirtfs.fsdev.entries import Entry, Node
 from pyvirtfs.fsdev.listing import Listing, ListingContext
@@ -39,19 +40,53 @@ class LocalFile:
     """A regular file or a folder that a guest has open.
 
     Attributes:
-        fd: The open descriptor; -1 once closed.
+        fd: The open descriptor; -1 once closed. Asking for it may open the file again (`LeastRecentlyOpened`).
         entry: The object.
+        flags: What it was opened with, as far as it matters for opening it again.
         clears_set_ids: Whether a write through it must clear the set-user-id and set-group-id bits.
         listing: The state of its listing, if it is a folder.
+        closer: Who has closed it to make room, and opens it again.
     """
 
-    __slots__ = ("clears_set_ids", "entry", "fd", "listing")
+    __slots__ = ("clears_set_ids", "closer", "entry", "fd", "flags", "listing")
 
-    def __init__(self, fd: int, entry: Entry, *, clears_set_ids: bool) -> None:
+    def __init__(self, fd: int, entry: Entry, flags: int, *, clears_set_ids: bool) -> None:
         self.fd = fd
         self.entry = entry
+        self.flags = flags
         self.clears_set_ids = clears_set_ids
         self.listing: Listing | None = None
+        self.closer: LeastRecentlyOpened | None = None
+
+    def close_for_now(self, closer: LeastRecentlyOpened) -> None:
+        """Close it until it is used again."""
+        fd = self.fd
+        self.closer = closer
+        self.__class__ = ClosedFile
+        os.close(fd)
+
+    def opened(self, fd: int) -> int:
+        """It has a descriptor again or, with -1, never will."""
+        self.closer = None
+        self.__class__ = LocalFile
+        self.fd = fd
+        return fd
+
+
+class ClosedFile(LocalFile):
+    """An open file of a guest that has no descriptor now."""
+
+    __slots__ = ()
+
+    @property
+    def fd(self) -> int:  # type: ignore[override]  # the slot is not used meanwhile
+        """Its descriptor, from now on its own again.
+
+        Raises:
+            OSError: As `LeastRecentlyOpened.open_file`.
+        """
+        assert self.closer is not None
+        return self.opened(self.closer.open_file(self))
 
 
 class LocalCore(ExportDriver[Node, LocalFile]):
@@ -102,7 +137,8 @@ class LocalCore(ExportDriver[Node, LocalFile]):
             raise
         self._locks = LockTable()
         self._pinned: dict[tuple[int, Owner], tuple[Entry, int]] = {}
-        self._files: set[LocalFile] = set()
+        self._files: dict[LocalFile, None] = {}
+        self._table.closer = self._closer = LeastRecentlyOpened(self._table, self._files, self._locks.__contains__)
         self._write_back = write_back
         self._set_ids_survive = set_ids_survive
 

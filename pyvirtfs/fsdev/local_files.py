@@ -17,7 +17,7 @@ from typing import Final
 from pyvirtfs.fsdev.driver import EntryFields, Qid
 from pyvirtfs.fsdev.entries import WRITE_STEP, Entry, Node
 from pyvirtfs.fsdev.listing import Listing
-from pyvirtfs.fsdev.local_core import LocalCore, LocalFile, fail
+from pyvirtfs.fsdev.local_core import ClosedFile, LocalCore, LocalFile, fail
 from pyvirtfs.memory.buffers import Buffers
 from pyvirtfs.syscalls import SYNC_FILE_RANGE_WAIT_BEFORE, SYNC_FILE_RANGE_WRITE, reopen, sync_file_range
 
@@ -78,30 +78,36 @@ class LocalFiles(LocalCore):
         entry.refs += 1
         self._table.others += 1
         writable = bool(flags & (os.O_WRONLY | os.O_RDWR)) and entry.kind == stat.S_IFREG
-        file = LocalFile(fd, entry, clears_set_ids=writable and self._set_ids_survive and uid != 0)
+        again = flags & FILE_FLAGS & ~os.O_TRUNC | _HOST_FLAGS
+        file = LocalFile(fd, entry, again, clears_set_ids=writable and self._set_ids_survive and uid != 0)
         if writable:
             if entry.writers is None:
                 entry.writers = []
-            entry.writers.append(fd)
-        self._files.add(file)
+            entry.writers.append(file)
+        self._files[file] = None
         return file
 
     def close_file(self, file: LocalFile) -> None:
         """See `ExportDriver.close_file`."""
-        fd = file.fd
-        if fd < 0:
-            return
-        file.fd = -1
-        self._files.discard(file)
+        table = self._table
+        if isinstance(file, ClosedFile):
+            fd = file.opened(-1)
+            self._closer.forget_file()
+        else:
+            fd = file.fd
+            if fd < 0:
+                return
+            file.fd = -1
+            table.others -= 1
+        del self._files[file]
         if file.listing is not None:
             file.listing.forget()
         entry = file.entry
-        if entry.writers and fd in entry.writers:
-            entry.writers.remove(fd)
-        table = self._table
-        table.others -= 1
+        if entry.writers and file in entry.writers:
+            entry.writers.remove(file)
         table.drop(entry)
-        os.close(fd)
+        if fd >= 0:
+            os.close(fd)
 
     def read(self, file: LocalFile, offset: int, buffers: Buffers) -> int:
         """See `ExportDriver.read`; the bytes go from the page cache into `buffers`."""

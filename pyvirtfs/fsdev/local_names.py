@@ -217,9 +217,10 @@ class LocalNames(LocalCore):
         ((parent, _),) = self._folders_above(entry, 1)
         name = None
         try:
+            number = table.stat(entry.fd).ino
             name = find_name(
                 parent.proc_path,
-                table.stat(entry.fd).ino,
+                number,
                 lambda name: table.identify(parent.fd, name)[1] == entry.path,
             )
         finally:
@@ -254,6 +255,7 @@ class LocalNames(LocalCore):
     def _rename(self, old: Entry, old_name: bytes, new: Entry, new_name: bytes) -> None:
         table = self._table
         entry = table.get(table.identify(old.fd, old_name)[1])
+        self._keep_open(new, new_name)
         self._model.rename(old, old_name, new, new_name)
         if entry is not None and not self._is_at(entry, old, old_name):
             table.moved(entry, old, old_name, new, new_name)
@@ -265,9 +267,19 @@ class LocalNames(LocalCore):
         except OSError:
             return False
 
+    def _keep_open(self, parent: Entry, name: bytes) -> None:
+        """See that what is about to lose a name has a descriptor, if somebody holds it: there is no other way to it."""
+        table = self._table
+        if table.closed:
+            with contextlib.suppress(OSError):  # it is not there; or gone since
+                entry = table.get(table.identify(parent.fd, name)[1])
+                if entry is not None:
+                    self._closer.keep_open(entry)
+
     def unlinkat(self, directory: Node, name: bytes, *, folder: bool) -> None:
         """See `ExportDriver.unlinkat`."""
         self._check_writable(name)
+        self._keep_open(directory.entry, name)
         model = self._model
         (model.rmdir if folder else model.unlink)(directory.entry, name)
 
@@ -275,5 +287,6 @@ class LocalNames(LocalCore):
         """See `ExportDriver.remove`."""
         self._check_writable()
         parent, name = self._place_of(node)
+        self._closer.keep_open(node.entry)
         model = self._model
         (model.rmdir if node.entry.kind == stat.S_IFDIR else model.unlink)(parent, name)

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import fcntl
 import os
 import stat
 
@@ -60,7 +59,11 @@ class LocalSpace(LocalCreate, LocalNames, LocalAttributes):
             return
         if limits.may_measure:
             table = self._table
-            orphans = [found.blocks * BLOCK_NBYTES for entry in table if not (found := table.stat(entry.fd)).nlink]
+            orphans = [
+                found.blocks * BLOCK_NBYTES
+                for entry in table.open.values()
+                if not (found := table.stat(entry.fd)).nlink
+            ]
             limits.measure(table.root.fd, orphans)
             if limits.fits(nbytes):
                 return
@@ -83,15 +86,14 @@ class LocalSpace(LocalCreate, LocalNames, LocalAttributes):
         """See `ExportDriver.write`."""
         nbytes = buffers.nbytes
         limits = self._limits
-        fd = file.fd
         if not limits.fits(nbytes):
-            if not fcntl.fcntl(fd, fcntl.F_GETFL) & os.O_APPEND:
-                nbytes = holes(fd, offset, offset + nbytes)
+            if not file.flags & os.O_APPEND:
+                nbytes = holes(file.fd, offset, offset + nbytes)
             if nbytes:
                 self._require(nbytes)
-        before = self._taken(fd)
+        before = self._taken(file.fd)
         done = super().write(file, offset, buffers)
-        limits.changed(self._taken(fd) - before)
+        limits.changed(self._taken(file.fd) - before)
         return done
 
     def open(self, node: Node, flags: int, uid: int) -> tuple[LocalFile, Qid]:

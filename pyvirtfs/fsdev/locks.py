@@ -100,6 +100,10 @@ class LockTable:
     def __len__(self) -> int:
         return sum(self._used.values())
 
+    def __contains__(self, key: Hashable) -> bool:
+        """Whether somebody holds a lock on that object."""
+        return key in self._held
+
     def conflict(self, key: Hashable, lock: Lock, holder: LockHolder) -> Lock | None:
         """The lock that stands in the way of `lock`: of those there are, the one that starts first.
 

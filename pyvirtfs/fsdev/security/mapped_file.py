@@ -165,6 +165,7 @@ class MappedFile(MappedModel):
         """See `SecurityModel.link`."""
         super().link(entry, parent, name)
         try:
+            parent.fd  # noqa: B018  # as `EntryTable.both`: it may open that again, before the other one is looked for
             place = self._present_place(entry)
             known: _Known | None = entry.mapped
             if place is not None:
@@ -210,7 +211,8 @@ class MappedFile(MappedModel):
         moving = self._number(old, old_name)
         target = self._number(new, new_name)
         loser = self._held(new, new_name)
-        store.prepare(old.fd, old_name, new.fd)
+        old_fd, new_fd = self.table.both(old, new)
+        store.prepare(old_fd, old_name, new_fd)
         try:
             super().rename(old, old_name, new, new_name)
         except OSError as error:
@@ -222,7 +224,8 @@ class MappedFile(MappedModel):
         if loser is not None:
             self.table.detach(loser, new, new_name)
         try:
-            store.rename(old.fd, old_name, new.fd, new_name)
+            old_fd, new_fd = self.table.both(old, new)
+            store.rename(old_fd, old_name, new_fd, new_name)
         except OSError:
             if target is None:
                 with contextlib.suppress(OSError):

@@ -178,7 +178,7 @@ class SecurityModel:
         Raises:
             OSError: As link(2).
         """
-        link_descriptor(entry.fd, parent.fd, name)
+        link_descriptor(*self.table.both(entry, parent), name)
 
     def rename(self, old: Entry, old_name: bytes, new: Entry, new_name: bytes) -> None:
         """Rename what is in the folder `old`.
@@ -186,7 +186,8 @@ class SecurityModel:
         Raises:
             OSError: As rename(2).
         """
-        os.rename(old_name, new_name, src_dir_fd=old.fd, dst_dir_fd=new.fd)
+        old_fd, new_fd = self.table.both(old, new)
+        os.rename(old_name, new_name, src_dir_fd=old_fd, dst_dir_fd=new_fd)
 
     def unlink(self, parent: Entry, name: bytes) -> None:
         """Remove a name that means no folder.

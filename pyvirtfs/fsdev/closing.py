@@ -1,0 +1,363 @@
+"""Room for more objects than there are descriptors: those not used for long are closed, and opened again when needed.
+
+An entry that was closed has another class, `ClosedEntry`, whose `fd` opens the object again and gives the entry its own
+class back. So whoever uses an entry need not know, and costs nothing where nothing was closed. The same is done with
+open files.
+
+An object is opened again by its file handle (name_to_handle_at(2)) where the process may do that (CAP_DAC_READ_SEARCH)
+and the file system knows handles: whatever the host did with its names, it is found, or it is gone (ESTALE). Elsewhere
+it is looked up at the place where it was found, and taken if its number and its time of birth are the same. (The
+number alone would not do: it is used again when the object is gone.)
+
+What cannot be opened again stays open: objects without a name, those with locks, open folders, and where there are no
+handles what has no time of birth, or is not at its place any more.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import stat
+from collections import deque
+from collections.abc import Callable
+from itertools import islice
+from typing import TYPE_CHECKING, Final, NamedTuple, Never
+
+from pyvirtfs.fsdev.capabilities import missing_capabilities
+from pyvirtfs.fsdev.driver import Attributes
+from pyvirtfs.fsdev.entries import PATH_FLAGS, UNPACK_ATTRIBUTES, Entry, EntryTable, Node
+from pyvirtfs.syscalls import FileHandle, buffer_reader, name_to_handle_at, open_by_handle_at, reopen
+
+if TYPE_CHECKING:
+    from pyvirtfs.fsdev.local_core import LocalFile
+
+_FOLDER_FLAGS: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
+_PART: Final = 16
+"""One part in so many of the budget is closed in one go, so that not every request has to close something."""
+_LOOKED_AT: Final = 1024
+"""How many entries are looked at in one go: finding that nothing can be closed must not take for ever."""
+_RECENT: Final = 32
+"""Entries that were opened again a moment ago stay open; an operation needs that of the last two."""
+
+_new = tuple.__new__
+_close = os.close
+
+
+class Birth(NamedTuple):
+    """How to recognize an object, and to open it again."""
+
+    closer: LeastRecentlyOpened
+    handle: FileHandle | None
+    sec: int
+    nsec: int
+
+
+def _stale() -> Never:
+    raise OSError(errno.ESTALE, os.strerror(errno.ESTALE))
+
+
+def _nodes(entry: Entry) -> list[Node]:
+    """Where an entry was found."""
+    return [] if entry.node is None else [entry.node, *(entry.more_nodes or ())]
+
+
+class ClosedEntry(Entry):
+    """An entry without a descriptor."""
+
+    __slots__ = ()
+
+    @property
+    def fd(self) -> int:  # type: ignore[override]  # the slot is not used meanwhile
+        """The object's descriptor, from now on the entry's own again.
+
+        Raises:
+            OSError: ESTALE: the object is gone. ENFILE, and as openat(2): it cannot be opened now.
+        """
+        birth: Birth = self.closed
+        return birth.closer.open_entry(self)
+
+
+class LeastRecentlyOpened:
+    """Closes what was opened longest ago.
+
+    Args:
+        table: The entries of the export.
+        files: Its open files, those that were opened last at the end.
+        is_locked: Whether an object with that number has locks.
+    """
+
+    def __init__(self, table: EntryTable, files: dict[LocalFile, None], is_locked: Callable[[int], bool]) -> None:
+        self._table = table
+        self._files = files
+        self._is_locked = is_locked
+        self._recent: deque[Entry] = deque(maxlen=_RECENT)
+        self._statx, self._buffer = buffer_reader()
+        self._mount_fd = -1
+        self._mount_id = -1
+        self._by_handle: bool | None = None  # None: nobody has tried
+        self._closed_files = 0
+        self._opens_anything = not missing_capabilities(("CAP_DAC_OVERRIDE",))
+
+    # --- making room ---
+
+    def make_room(self, wanted: int) -> bool:
+        """Close at least that many descriptors, entries first, then files; whether that could be done."""
+        aim = max(wanted, self._table.budget // _PART)
+        closed = self._close_entries(aim)
+        if closed < wanted:
+            closed += self._close_files(wanted - closed)
+        return closed >= wanted
+
+    def _close_entries(self, aim: int) -> int:
+        table = self._table
+        opened = table.open
+        done = 0
+        for path, entry in list(islice(opened.items(), _LOOKED_AT)):
+            if done >= aim:
+                break
+            birth = None if entry in self._recent else self._birth(entry)
+            del opened[path]
+            if birth is None:
+                opened[path] = entry  # behind the others, so that they are looked at next time
+                continue
+            fd = entry.fd
+            entry.closed = birth
+            entry.__class__ = ClosedEntry
+            table.closed[path] = entry
+            _close(fd)
+            done += 1
+        return done
+
+    def _stat(self, fd: int, name: bytes = b"") -> Attributes:
+        self._statx(fd, name)
+        return _new(Attributes, UNPACK_ATTRIBUTES(self._buffer))
+
+    def _birth(self, entry: Entry) -> Birth | None:
+        """How to open an entry again; None: it must stay open."""
+        table = self._table
+        if entry is table.root or self._is_locked(entry.path):
+            return None
+        try:
+            found = self._stat(entry.fd)
+            if not found.nlink:
+                return None
+            handle = self._handle(entry.fd)
+            if handle is None:
+                node = self._place(entry)
+                if node is None or not (found.btime_sec or found.btime_nsec):
+                    return None
+        except OSError:
+            return None
+        return Birth(self, handle, found.btime_sec, found.btime_nsec)
+
+    def _handle(self, fd: int) -> FileHandle | None:
+        """The handle of an object, if it can be opened by that."""
+        if self._by_handle is None:
+            self._by_handle = self._try_handles()
+        if not self._by_handle:
+            return None
+        try:
+            handle, mount = name_to_handle_at(fd)
+        except OSError:
+            return None
+        # By way of another mount of the same file system it would be opened as if that were not there.
+        return handle if mount == self._mount_id else None
+
+    def _try_handles(self) -> bool:
+        """Whether this process may open by handle, and the export's file system knows handles."""
+        root = self._table.root.fd
+        try:
+            handle, self._mount_id = name_to_handle_at(root)
+            self._mount_fd = reopen(root, _FOLDER_FLAGS)
+            self._table.others += 1
+            _close(open_by_handle_at(self._mount_fd, handle, os.O_PATH))
+        except OSError:
+            return False
+        return True
+
+    def _place(self, entry: Entry) -> Node | None:
+        """Where an entry is, as far as that can be said without opening anything."""
+        for node in _nodes(entry):
+            parent = node.parent
+            if parent is None or not node.name:
+                continue
+            if parent.closed is not None:
+                return node
+            try:
+                found = self._stat(parent.fd, node.name)
+                if self._number(found) == entry.path:
+                    return node
+            except OSError:
+                continue
+        return None
+
+    def _number(self, found: Attributes) -> int:
+        return self._table.qids.path(found.dev_minor << 32 | found.dev_major, found.ino)
+
+    # --- opening again ---
+
+    def open_entry(self, entry: Entry) -> int:
+        """Open a closed entry again; see `ClosedEntry.fd`."""
+        table = self._table
+        if table.closed.get(entry.path) is not entry:
+            _stale()
+        table.check_room(1)
+        birth: Birth = entry.closed
+        if birth.handle is not None:
+            fd = open_by_handle_at(self._mount_fd, birth.handle, os.O_PATH)
+        else:
+            fd = self._open_by_name(entry)
+        return self._opened(entry, fd)
+
+    def _opened(self, entry: Entry, fd: int) -> int:
+        table = self._table
+        del table.closed[entry.path]
+        entry.__class__ = Entry
+        entry.closed = None
+        entry.fd = fd
+        table.open[entry.path] = entry
+        self._recent.append(entry)
+        return fd
+
+    def _open_by_name(self, entry: Entry) -> int:
+        """Look an object up at the places where it was found."""
+        for node in _nodes(entry):
+            try:
+                return self._open_at(node)
+            except OSError as error:
+                if error.errno != errno.ESTALE:
+                    raise
+        return _stale()
+
+    def _open_at(self, place: Node) -> int:
+        """Look an object up at a place, below the next folder above it that is open; the way there may be long."""
+        way: list[tuple[Entry, bytes]] = []
+        entry, node = place.entry, place
+        while entry.closed is not None:
+            if node.parent is None or not node.name or len(way) > len(self._table.closed):
+                _stale()
+            way.append((entry, node.name))
+            entry = node.parent
+            if entry.closed is not None:
+                if entry.node is None:
+                    _stale()
+                node = entry.node
+        fd = -1
+        here = entry.fd
+        try:
+            while way:
+                entry, name = way.pop()
+                try:
+                    there = os.open(name, PATH_FLAGS, dir_fd=here)
+                except (FileNotFoundError, NotADirectoryError):
+                    _stale()
+                if fd >= 0:
+                    _close(fd)
+                fd = here = there
+                if not self._is_same(entry, fd):
+                    _stale()
+        except OSError:
+            if fd >= 0:
+                _close(fd)
+            raise
+        return fd
+
+    def _is_same(self, entry: Entry, fd: int) -> bool:
+        """Whether a descriptor stands for the object that was closed."""
+        birth: Birth = entry.closed
+        if birth.handle is not None:
+            return self._handle(fd) == birth.handle
+        found = self._stat(fd)
+        return (self._number(found), found.btime_sec, found.btime_nsec) == (entry.path, birth.sec, birth.nsec)
+
+    def found(self, path: int, fd: int) -> Entry | None:
+        """A walk has found something with the number of a closed entry: that object, or one made after it was gone."""
+        entry = self._table.closed[path]
+        if self._is_same(entry, fd):
+            self._opened(entry, fd)
+            return entry
+        del self._table.closed[path]
+        return None
+
+    def before_release(self, entry: Entry) -> None:
+        """The last place at which an entry can be found is about to be forgotten."""
+        birth: Birth = entry.closed
+        if birth.handle is None and not entry.more_nodes:
+            with contextlib.suppress(OSError):
+                self.keep_open(entry)
+
+    def keep_open(self, entry: Entry) -> None:
+        """Open an entry that is about to lose its name."""
+        if entry.closed is not None:
+            entry.fd  # noqa: B018  # opens it
+
+    # --- files ---
+
+    def _close_files(self, wanted: int) -> int:
+        files = self._files
+        done = 0
+        for file in list(islice(files, _LOOKED_AT)):
+            if done >= wanted:
+                break
+            del files[file]
+            files[file] = None
+            if file.closer is None and self._can_be_opened_again(file):
+                file.close_for_now(self)
+                self._table.others -= 1
+                self._closed_files += 1
+                done += 1
+        return done
+
+    def _can_be_opened_again(self, file: LocalFile) -> bool:
+        if file.entry.kind != stat.S_IFREG:
+            return False
+        if self._opens_anything:
+            return True
+        try:
+            found = self._stat(file.fd)
+        except OSError:
+            return False
+        wanted = stat.S_IRUSR if file.flags & os.O_ACCMODE != os.O_WRONLY else 0
+        if file.flags & os.O_ACCMODE:
+            wanted |= stat.S_IWUSR
+        return found.uid == os.geteuid() and found.mode & wanted == wanted
+
+    def open_file(self, file: LocalFile) -> int:
+        """Open a file that was closed for now again.
+
+        Raises:
+            OSError: As `ClosedEntry.fd`, and open(2).
+        """
+        self._table.check_room(2)
+        fd = reopen(file.entry.fd, file.flags)
+        self._table.others += 1
+        self._closed_files -= 1
+        del self._files[file]
+        self._files[file] = None
+        return fd
+
+    def forget_file(self) -> None:
+        """A file that is closed for now will not be opened again."""
+        self._closed_files -= 1
+
+    def before_chmod(self, entry: Entry) -> None:
+        """Open the files of an object that its new mode may forbid to open."""
+        if self._closed_files and not self._opens_anything:
+            for file in [file for file in self._files if file.entry is entry]:
+                file.fd  # noqa: B018  # opens it
+
+    # --- the end ---
+
+    def close(self) -> None:
+        """See `Closer.close`."""
+        for entry in self._table.closed.values():
+            entry.__class__ = Entry
+            entry.closed = None
+            entry.fd = -1
+        self._recent.clear()
+        if self._mount_fd >= 0:
+            _close(self._mount_fd)
+            self._mount_fd = -1
+            self._table.others -= 1
+            self._by_handle = None
