@@ -92,6 +92,7 @@ class LocalCore(ExportDriver[Node, LocalFile]):
         # What the most frequent requests need of the model.
         self._presenter = model.presenter
         self._file_mode = model.file_mode
+        self._hidden = model.hidden
         self._settle = model.settle
         self._clear_set_ids = model.clear_set_ids
         try:
@@ -112,6 +113,6 @@ class LocalCore(ExportDriver[Node, LocalFile]):
         """
         if self.readonly:
             fail(errno.EROFS)
-        hidden = self._model.hidden
+        hidden = self._hidden
         if hidden and (name in hidden or new_name in hidden):
             fail(errno.EINVAL)

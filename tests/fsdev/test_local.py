@@ -4,8 +4,10 @@ import ctypes
 import errno
 import os
 import shutil
+import subprocess
 import tempfile
 import traceback
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -168,3 +170,47 @@ def test_as_an_ordinary_user() -> None:
         os.waitpid(child, 0)
     finally:
         shutil.rmtree(top)
+
+
+@pytest.fixture
+def two_mounts(tmp_path: Path) -> Iterator[Path]:
+    """A folder with two file systems mounted in it, whose files have the same inode number."""
+    if os.geteuid():
+        pytest.skip("needs root")
+    mounted: list[Path] = []
+    for name in ("one", "two"):
+        (tmp_path / name).mkdir()
+        if subprocess.run(["mount", "-t", "tmpfs", "none", tmp_path / name], check=False).returncode:
+            pytest.skip("may not mount")
+        mounted.append(tmp_path / name)
+        (tmp_path / name / "file").write_text(name)
+    yield tmp_path
+    for path in mounted:
+        subprocess.run(["umount", path], check=True)
+
+
+def test_multidevs_warn(two_mounts: Path, no_leak: None, caplog: pytest.LogCaptureFixture) -> None:
+    """Two files are one for the guest, as with QEMU; but each fid means the file that it was walked to."""
+    inode = (two_mounts / "one" / "file").stat().st_ino
+    assert inode == (two_mounts / "two" / "file").stat().st_ino
+    driver = create(f"local,path={two_mounts},security_model=none,multidevs=warn")
+    assert isinstance(driver, LocalDriver)
+    top, _ = driver.attach(b"", 0)
+    nodes = {name: driver.walk(top, [name, b"file"]) for name in (b"one", b"two")}
+    for name, walk in nodes.items():
+        assert walk.node is not None
+        assert walk.qids[1].path == driver.getattr(walk.node)[0].path == inode
+        file, qid = driver.open(walk.node, os.O_RDONLY, 0)
+        assert qid.path == inode
+        data = bytearray(3)
+        assert driver.read(file, 0, ViewBuffers.of(data)) == 3
+        assert bytes(data) == name
+        folder = driver.walk(top, [name]).node
+        assert folder is not None
+        listed, _ = driver.open(folder, os.O_RDONLY, 0)
+        assert {entry[-1]: entry[0][2] for entry in driver.readdir(listed, 0)} == {
+            b".": (two_mounts / os.fsdecode(name)).stat().st_ino, b"..": two_mounts.stat().st_ino, b"file": inode,
+        }  # fmt: skip
+    (record,) = caplog.records
+    assert "multidevs=warn" in record.message
+    driver.close()

@@ -25,6 +25,7 @@ At = Callable[[bytes], Node]
 pytestmark = [
     pytest.mark.usefixtures("tidy"),
     pytest.mark.parametrize("place", ["tmpfs"], indirect=True),  # names are resolved above the file system
+    pytest.mark.parametrize("security_model", ["unmapped", "mapped-file"], indirect=True),
 ]
 UID, GID = os.geteuid(), os.getegid()
 HOLDER = LockHolder(None)

