@@ -161,6 +161,12 @@ class Service:
         return self.peers[-1]
 
     @property
+    def only(self) -> Connection:
+        """The one client that there is."""
+        (connection,) = self.servers[0].connections
+        return connection
+
+    @property
     def reasons(self) -> list[str]:
         """Why clients are gone."""
         self.step()

@@ -34,7 +34,7 @@ def test_a_session(service: Any, peer: Any, export: Path) -> None:
     assert bytes(peer.answer(peer.client.read(fid, 0, 100))) == b"Hi Guest\n"
     assert peer.answer(peer.client.write(fid, 3, b"Host!\n")) == 6
     assert (export / "file").read_bytes() == b"Hi Host!\n"
-    (connection,) = [*service.servers[0].connections]
+    connection = service.only
     assert (connection.held, connection.in_flight) == (0, 0)  # a client that is silent has no memory
 
 
@@ -146,7 +146,7 @@ def test_a_payload_is_not_overwritten_while_the_driver_works(service: Any, peer:
     service.driver.release_reversed()
     peer.wait(*calls)
     assert (export / "file").read_bytes() == b"".join(data)
-    (connection,) = [*service.servers[0].connections]
+    connection = service.only
     assert (connection.held, connection.in_flight) == (0, 0)
 
 
@@ -187,7 +187,7 @@ def test_any_order_of_slow_and_fast_requests(service: Any, data: st.DataObject) 
             assert call.result() == nbytes
             written = peer.answer(peer.client.read(fid, 200_000 + number * 70000, nbytes))
             assert bytes(written) == bytes([number]) * nbytes
-    connection = next(iter(service.servers[0].connections))
+    connection = service.only
     service.step()
     assert (connection.held, connection.in_flight) == (0, 0)
     peer.close()
@@ -203,7 +203,7 @@ def test_flush_of_a_slow_request(service: Any, peer: Any) -> None:
     flush = peer.client.flush(read)
     peer.answer(flush)
     assert read.cancelled
-    (connection,) = [*service.servers[0].connections]
+    connection = service.only
     assert connection.in_flight == 0
 
 
@@ -246,7 +246,7 @@ def test_what_came_before_a_malformed_message_is_answered(service: Any, peer: An
     peer.answer(call)
     peer.send(b"\0\0\0\0")
     assert peer.is_closed
-    ((connection, _),) = service.gone
+    connection = service.gone[0][0]
     assert connection.server.fids == 0
 
 
@@ -295,7 +295,7 @@ def test_a_flood_of_requests_whose_replies_nobody_takes(service: Any, peer: Any,
         sent += pushed
         idle = 0 if pushed else idle + 1
         service.step()
-    (connection,) = [*service.servers[0].connections]
+    connection = service.only
     assert connection.held <= 2 * (1 << 20) + CHUNK_NBYTES
     assert sent > 1000 * len(request)
     before = connection.server.counters.by_type[c.TREAD]
@@ -308,7 +308,7 @@ def test_a_flood_of_requests_whose_replies_nobody_takes(service: Any, peer: Any,
 
 def test_a_flood_of_small_requests(service: Any, peer: Any) -> None:
     root = peer.hello()
-    (connection,) = [*service.servers[0].connections]
+    connection = service.only
     stream = memoryview(encode(c.TGETATTR, 1, root, 0x7FF) * 30000)
     idle = 0
     while idle < 20:
@@ -342,7 +342,7 @@ def test_requests_that_wait_for_the_driver_are_bounded(service: Any, export: Pat
         stream = stream[pushed:]
         idle = 0 if pushed else idle + 1
         service.step()
-    (connection,) = [*service.servers[0].connections]
+    connection = service.only
     assert stream
     assert 8 << 20 < connection.held <= (8 << 20) + 2 * CHUNK_NBYTES
     assert connection.events == 0
@@ -379,7 +379,7 @@ def test_a_message_that_ends_in_the_middle(service: Any, peer: Any) -> None:
     peer.send(encode(c.TGETATTR, 1, 0, 0x7FF)[:-1])
     peer.close()
     assert service.reasons == [""]
-    ((connection, _),) = service.gone
+    connection = service.gone[0][0]
     assert connection.server.fids == 0
 
 
@@ -405,7 +405,7 @@ def test_a_client_leaves_while_the_driver_works(service: Any, peer: Any, method:
     assert service.driver.held
     peer.close()
     assert service.reasons == [""]
-    ((connection, _),) = service.gone
+    connection = service.gone[0][0]
     assert not call.done
     assert (service.servers[0].leaving == 1) is ignore_cancel
     assert connection.server.fids == 0
