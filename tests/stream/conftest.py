@@ -140,6 +140,17 @@ class Service:
         self.servers.append(Server(self.driver, *args, **options))
         return self.servers[-1]
 
+    def begin_again(self) -> None:
+        """For the next example: one server without clients, whatever became of the last one."""
+        for peer in self.peers:
+            peer.close()
+        self.peers.clear()
+        self.driver.delay = set()
+        self.driver.release_all()
+        if not self.servers:
+            self.start()
+        self.step()
+
     def step(self) -> None:
         """All that the servers can do now."""
         for server in self.servers:

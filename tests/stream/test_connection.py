@@ -154,10 +154,8 @@ def test_a_payload_is_not_overwritten_while_the_driver_works(service: Any, peer:
 @given(st.data())
 def test_any_order_of_slow_and_fast_requests(service: Any, data: st.DataObject) -> None:
     """Each request is answered once, with its own data, and no memory stays in use."""
-    if not service.servers:
-        service.start()
+    service.begin_again()
     peer = service.add()
-    service.driver.delay = set()
     root = peer.hello()
     fid = peer.open(root, "file", c.DOTL_RDWR)
     content = bytearray(200_000)
@@ -264,8 +262,7 @@ def test_every_type_with_no_body(service: Any, peer: Any, kind: int) -> None:
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.lists(st.binary(min_size=1, max_size=60), min_size=1, max_size=20), st.booleans())
 def test_garbage(service: Any, garbage: list[bytes], framed: bool) -> None:
-    if not service.servers:
-        service.start()
+    service.begin_again()
     peer = service.add()
     peer.hello()
     for each in garbage:
