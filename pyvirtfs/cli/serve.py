@@ -105,14 +105,14 @@ def serve(
     split = [split_device(text) for text in device]
     plain: list[FsdevOptions] = []
     settings = devices_from(virtfs, fsdev, [text for text, _ in split], spare=plain if listens else None)
-    placements: list[dict[str, Any]] = [{} for _ in virtfs] + [placement for _, placement in split]
     if listens and not sockets:  # then a -virtfs is an export and no device
         plain = [one.fsdev for one in settings[: len(virtfs)]] + plain
-        del settings[: len(virtfs)], placements[: len(virtfs)]
+        settings, virtfs = settings[len(virtfs) :], ()
+    if not (settings or plain or listens):
+        raise ConfigError("-virtfs", f"say which folder is to be served, for example {EXAMPLE}")
     addresses = listen_addresses(listens, plain, allow_tcp=allow_tcp)
-    if sockets and listens and not settings:
-        raise ConfigError("--socket", "there is no device for it, and an export without one has --listen")
-    paths = socket_paths(sockets, settings) if settings or not listens else []
+    placements: list[dict[str, Any]] = [{} for _ in virtfs] + [placement for _, placement in split]
+    paths = socket_paths(sockets, settings)
     ready = None if ready_fd is None else _descriptor(ready_fd)
     with (
         logging_to_stderr(log_format, log_level, trace),
@@ -131,12 +131,12 @@ def serve(
                 if isinstance(listener, TcpListener):
                     _log.warning("%s", given_away(listener.host, listener.port, export))
                 mounts.append(mount_command(listener))
+        for line in mounts:
+            click.echo(line)
         if settings:
             click.echo(RAM)
         for path, placement in zip(paths, placements, strict=True):
             click.echo(f"-device {shlex.quote(attachment(path, placement))}")
-        for line in mounts:
-            click.echo(line)
         _tell_ready(ready)
         service.run()
 
@@ -148,7 +148,9 @@ def socket_paths(sockets: Sequence[str], settings: Sequence[DeviceSettings]) -> 
         ConfigError: There are not as many as devices, or a tag makes no name of a file.
     """
     if not settings:
-        raise ConfigError("-virtfs", f"say which folder is to be served, for example {EXAMPLE}")
+        if sockets:
+            raise ConfigError("--socket", "there is no device for it; an export without one has --listen")
+        return []
     if not sockets:
         raise ConfigError("--socket", "say where clients are to attach, for example --socket /tmp/virtfs.sock")
     if len(sockets) == 1 and sockets[0].endswith("/"):

@@ -129,7 +129,7 @@ def test_devices_and_exports_in_one_process(serving: Callable[..., Serving], exp
         "--socket", f"{tmp_path}/", "--listen", f"unix:{tmp_path}/",
     )  # fmt: skip
     lines = one.lines()
-    assert [line.partition(" ")[0] for line in lines] == ["-object", "-device", "-device", "mount"]
+    assert [line.partition(" ")[0] for line in lines] == ["mount", "-object", "-device", "-device"]
     assert sorted(path.name for path in tmp_path.iterdir()) == ["b.sock", "export", "x.sock", "y.sock"]
     one.end()
     assert [path.name for path in tmp_path.iterdir()] == ["export"]
