@@ -31,6 +31,7 @@ DEPTHS = [1, 64]
 PAYLOAD = 32 << 20  # where the payload pages begin
 BATCH = 64  # requests in a round, at depth 1 too: one by one, but not from cold caches
 ROUNDS = 300
+NEVER_REACHED = ",throttling.bps-read=1000000000000,throttling.iops-total=1000000000"
 
 
 class Sink:
@@ -44,8 +45,12 @@ class Sink:
 
 
 @pytest.fixture
-def feeder(export: Path) -> Iterator[RingFeeder]:
-    """A device on `export` with fids for a file, a folder of 1000 entries and a file opened for writing."""
+def feeder(export: Path, request: pytest.FixtureRequest) -> Iterator[RingFeeder]:
+    """A device on `export` with fids for a file, a folder of 1000 entries and a file opened for writing.
+
+    Its parameter is what else stands in the export's options.
+    """
+    more = getattr(request, "param", "")
     (export / "file").write_bytes(os.urandom(BIG) * SPREAD)
     (export / "out").write_bytes(bytes(BIG) * SPREAD)
     (export / "folder").mkdir()
@@ -54,7 +59,7 @@ def feeder(export: Path) -> Iterator[RingFeeder]:
     memory = GuestMemory.anonymous(RAM)
     memory.write(PAYLOAD, bytes(RAM - PAYLOAD))  # touch the pages once
     with Virtio9pPci(
-        f"local,path={export},security_model=none", mount_tag="bench", memory=memory, interrupts=Sink()
+        f"local,path={export},security_model=none{more}", mount_tag="bench", memory=memory, interrupts=Sink()
     ) as device:
         feeder = RingFeeder(device, memory)
         call, encode = feeder.call_once, codec.encode
@@ -186,6 +191,19 @@ READS = [
     pytest.param(BIG, 125, 1, "500 KiB, 125 pages", "depth 1", "≤ 1.67 x", id="500k-pages-1"),
     pytest.param(BIG, 125, 64, "500 KiB, 125 pages", "depth 64", "≤ 1.67 x", id="500k-pages-64"),
 ]
+
+
+@pytest.mark.parametrize("feeder", [NEVER_REACHED], indirect=True, ids=["throttled"])
+@pytest.mark.parametrize("depth", DEPTHS)
+def test_read_below_its_limits(benchmark: Any, feeder: RingFeeder, depth: int) -> None:
+    """Tread of a throttled export whose limits of bytes and of requests are out of reach."""
+    expect(benchmark, "read 4 KiB", f"device, throttled, depth {depth}")
+    requests = []
+    for number in range(SPREAD):
+        message = codec.encode(p9.TREAD, 1, FILE, number * 4096, 4096)
+        requests.append(feeder.add(message, room=11, writable=payload(4096, 1, number)))
+    run(benchmark, feeder, requests, depth)
+
 
 FLOORS = [(4096, 1, "4 KiB"), (BIG, 1, "500 KiB, one buffer"), (BIG, 125, "500 KiB, 125 pages")]
 

@@ -23,6 +23,7 @@ COMMANDS = {
     "shell": "An interactive guest on an export: ls, cat, put, get, ...",
     "qemu": "Run QEMU with these devices in place of its own.",
     "serve": "Serve devices to virtual machines over vfio-user.",
+    "libvirt": "Serve the 9p file systems of a libvirt domain.",
     "lspci": "Show the PCI function as pciutils would.",
     "doctor": "What this machine offers to an export, and what is missing.",
 }

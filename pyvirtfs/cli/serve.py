@@ -82,13 +82,13 @@ def serve(
     settings = devices_from(virtfs, fsdev, [text for text, _ in split])
     placements: list[dict[str, Any]] = [{} for _ in virtfs] + [placement for _, placement in split]
     paths = socket_paths(sockets, settings)
-    ready = None if ready_fd is None else _descriptor(ready_fd)
+    ready = None if ready_fd is None else ready_descriptor(ready_fd)
     with (
         logging_to_stderr(log_format, log_level, trace),
-        _pidfile(pidfile),
+        own_pidfile(pidfile),
         OpenFiles() as limit,
         Service(strict_memory=strict_memory, trace=trace) as service,
-        _stopped_by_signals(service),
+        stopped_by_signals(service),
     ):
         with limit.shared_by(len(settings)):
             for one, path in zip(settings, paths, strict=True):
@@ -96,7 +96,7 @@ def serve(
         click.echo(RAM)
         for path, placement in zip(paths, placements, strict=True):
             click.echo(f"-device {shlex.quote(attachment(path, placement))}")
-        _tell_ready(ready)
+        tell_ready(ready)
         service.run()
 
 
@@ -125,7 +125,7 @@ def socket_paths(sockets: Sequence[str], settings: Sequence[DeviceSettings]) -> 
     return [os.path.abspath(path) for path in sockets]
 
 
-def _descriptor(text: str) -> int:
+def ready_descriptor(text: str) -> int:
     """A descriptor that somebody has opened for us to write to."""
     if text.isascii() and text.isdecimal() and int(text) >= _FIRST_OWN_FD:
         number = int(text)
@@ -137,7 +137,7 @@ def _descriptor(text: str) -> int:
 
 
 @contextlib.contextmanager
-def _stopped_by_signals(service: Service) -> Iterator[None]:
+def stopped_by_signals(service: Service) -> Iterator[None]:
     """Inside of the block, signals that end programs end the service; but those that are ignored, as by nohup(1)."""
 
     def stop(_number: int, _frame: FrameType | None) -> None:
@@ -156,7 +156,7 @@ def _stopped_by_signals(service: Service) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _pidfile(path: str | None) -> Iterator[None]:
+def own_pidfile(path: str | None) -> Iterator[None]:
     """Have a file with the process id while the block runs, locked as long as this process lives.
 
     Raises:
@@ -187,7 +187,8 @@ def _pidfile(path: str | None) -> Iterator[None]:
         os.close(fd)
 
 
-def _tell_ready(descriptor: int | None) -> None:
+def tell_ready(descriptor: int | None) -> None:
+    """Say that clients can connect: on the descriptor, which is closed then, or on the standard output."""
     if descriptor is None:
         click.echo("READY")
     else:

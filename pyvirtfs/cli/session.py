@@ -15,6 +15,9 @@ MOUNT_POINT = "/mnt"
 MSIZE = 512000
 """Bytes of the largest message: 125 pages, all that a scatter list of Linux takes."""
 
+THROTTLED_TIMEOUT = 7 * 86400.0
+"""Seconds that a request may take where it is slow because somebody wants it to be."""
+
 
 class Guest:
     """A machine with one device, brought up step by step: `find`, `bring_up`, `mount`.
@@ -49,10 +52,12 @@ class Guest:
         """
         from pyvirtfs.cli.interruption import InterruptibleChannel
         from pyvirtfs.guest import VirtioPciDriver, progress_of
+        from pyvirtfs.guest.channel import DEFAULT_TIMEOUT
 
         machine, function = self.machine, self.find()
         driver = VirtioPciDriver(function, machine.dma, machine.interrupts, machine.line_of(function))
-        channel = InterruptibleChannel(driver, machine.interrupts, progress=progress_of(self.device))
+        timeout = DEFAULT_TIMEOUT if self.device.driver.throttle is None else THROTTLED_TIMEOUT
+        channel = InterruptibleChannel(driver, machine.interrupts, progress=progress_of(self.device), timeout=timeout)
         channel.check = check
         return channel
 

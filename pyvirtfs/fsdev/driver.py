@@ -32,6 +32,7 @@ from pyvirtfs.syscalls import NOW, StatFs
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from pyvirtfs.fsdev.throttling import Throttle
     from pyvirtfs.memory.buffers import Buffers
 
 __all__ = [
@@ -186,6 +187,12 @@ class ExportDriver(abc.ABC, Generic[NodeT, FileT]):
 
     readonly: bool = False
     """The server refuses every modifying request with EROFS before it reaches the driver."""
+
+    throttle: Throttle | None = None
+    """The server lets reads and writes of files wait for it before they reach the driver; None: it does not.
+
+    Set before the first session; all sessions of the export share it.
+    """
 
     # --- life ---
 

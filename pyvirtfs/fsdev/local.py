@@ -30,6 +30,8 @@ from pyvirtfs.fsdev.local_names import LocalNames
 from pyvirtfs.fsdev.options import Option, OptionTable, OptionValue
 from pyvirtfs.fsdev.registry import DriverType
 from pyvirtfs.fsdev.security import MODELS
+from pyvirtfs.fsdev.throttling import OPTIONS as THROTTLING_OPTIONS
+from pyvirtfs.fsdev.throttling import Throttle, Throttling
 
 _LATER: Final = "is not supported yet"
 _MAPPED_ONLY: Final = "it belongs to the mapped security models, which are not supported yet"
@@ -61,8 +63,9 @@ OPTIONS: Final = OptionTable(
             refused={"warn": "would let two files have one identity; it is not supported"},
             help="Files of other devices below the export: give them numbers of their own, or refuse them",
         ),
+        *THROTTLING_OPTIONS,
     ),
-    refused={"fmode": _MAPPED_ONLY, "dmode": _MAPPED_ONLY, "throttling.*": "throttling is not supported yet"},
+    refused={"fmode": _MAPPED_ONLY, "dmode": _MAPPED_ONLY},
 )
 
 
@@ -100,6 +103,7 @@ class LocalDriver(LocalCreate, LocalNames, LocalAttributes, LocalLocks):
         max_descriptors: How many descriptors the guest may make this process hold, one for each object that it knows,
             each open file, each owner of locks on a file. None: what the soft limit RLIMIT_NOFILE allows now, but for a
             quarter (64 at least).
+        throttling: How much may be read and written per second; None: as much as the host can.
 
     Raises:
         ConfigError: An option is wrong, or this process cannot do what it says.
@@ -114,6 +118,7 @@ class LocalDriver(LocalCreate, LocalNames, LocalAttributes, LocalLocks):
         writeout: str | None = None,
         multidevs: str = "remap",
         max_descriptors: int | None = None,
+        throttling: Throttling | None = None,
     ) -> None:
         OPTIONS.options["security_model"].parse(security_model)
         OPTIONS.options["multidevs"].parse(multidevs)
@@ -145,6 +150,7 @@ class LocalDriver(LocalCreate, LocalNames, LocalAttributes, LocalLocks):
             )
         except OSError as error:
             raise ConfigError("path", f"{os.fspath(path)!r} cannot be exported: {error}") from None
+        self.throttle = None if throttling is None else Throttle(throttling)
 
     @classmethod
     def from_options(cls, values: Mapping[str, OptionValue]) -> LocalDriver:
@@ -155,6 +161,7 @@ class LocalDriver(LocalCreate, LocalNames, LocalAttributes, LocalLocks):
             readonly=bool(values["readonly"]),
             writeout=None if values["writeout"] is None else str(values["writeout"]),
             multidevs=str(values["multidevs"]),
+            throttling=Throttling.from_options(values),
         )
 
     def close(self) -> None:

@@ -208,7 +208,13 @@ class OptionTable:
         if before is not None and before.type == "str" and text == "on":  # no "=": perhaps the rest of a value
             whole = f"{pairs[previous]},{key}".replace(",", ",,")
             problem += f"; a comma inside a value is written twice: {previous}={whole}"
-        raise ConfigError(key, problem, self.options)
+        raise ConfigError(key, problem, dict.fromkeys(self._shown(name, key) for name in self.options))
+
+    @staticmethod
+    def _shown(name: str, wanted: str) -> str:
+        """How an option is listed to somebody who wanted another: options with a dot are many, one group of them."""
+        group, dot, _ = name.partition(".")
+        return f"{group}.*" if dot and not wanted.startswith(f"{group}.") else name
 
     def describe(self) -> list[str]:
         """A line for each option."""

@@ -49,7 +49,7 @@ class Server:
     """Serves one client of one export.
 
     All methods belong to one thread, the one whose doorbells they answer. Only the driver's `Completion`s may be
-    completed elsewhere; their requests then wait for `run_pending`.
+    completed elsewhere; their requests then wait for `run_pending`. So do reads and writes that the driver throttles.
 
     Args:
         driver: The export. It stays open when the server is closed: several servers may share it.
@@ -79,6 +79,7 @@ class Server:
         self._trace = trace
         self._session = Session(driver, msize_limit, limits, DIALECTS, self.counters)
         self._in_flight = self._session.in_flight
+        self._admission = self._session.admission
         self._by_tag = self._in_flight.by_tag
         self._ready: ReadyQueue[Request] = ReadyQueue()
         self._epoch = 0  # how often all requests were forgotten; a driver or a trace may do that amidst a request
@@ -241,6 +242,11 @@ class Server:
                 reply = operation.finish(session, request, value)
             elif operation.discard is not None:
                 operation.discard(session, value)
+        except GuestError:  # its buffers are gone, for example; see `submit`
+            self._leave(request)
+            if self._epoch == epoch and fate != ABANDONED:
+                raise
+            return
         except Exception as error:  # noqa: BLE001  # whatever a driver raises, the guest gets an errno
             if fate < ABORTED and not (fate == FLUSHED and errno_of(error) == errno.EINTR):
                 reply = self._failure(request, error)
@@ -276,13 +282,17 @@ class Server:
     def run_pending(self) -> int:
         """End the requests that a driver has answered meanwhile, and those that waited for them.
 
+        Before that, the driver is asked for those that were throttled and whose time has come.
+
         Returns:
-            How many those were.
+            How many those were that ended.
 
         Raises:
-            GuestError: The reply to one cannot be written; see `submit`. The others wait for the next call.
+            GuestError: There is no answer to one; see `submit`. The others wait for the next call.
         """
         ready = self._ready
+        if self._admission is not None:
+            self._admission.run()
         ready.clear_signal()
         ended = 0
         while (request := ready.take()) is not None:
@@ -306,8 +316,11 @@ class Server:
         return self._ready.fileno()
 
     def next_deadline(self) -> float | None:
-        """When `run_pending` is to be called even if nothing happens, on the clock of time.monotonic(); None: never."""
-        return None
+        """When `run_pending` is to be called even if nothing happens, on the clock of time.monotonic(); None: never.
+
+        0.0: now. Only an export that is throttled has something to do at a certain time.
+        """
+        return None if self._admission is None else self._admission.deadline()
 
     # --- the end ---
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Final
 from pyvirtfs.fsdev.completion import Completion
 from pyvirtfs.fsdev.driver import ExportDriver, LockHolder
 from pyvirtfs.p9 import constants as c
+from pyvirtfs.p9.admission import Admission
 from pyvirtfs.p9.fids import Fid, FidTable
 from pyvirtfs.p9.requests import InFlight, Request
 
@@ -51,11 +52,13 @@ class Session:
         iounit: Of files opened in it.
         fids: The fid table.
         in_flight: The requests that wait.
+        admission: Where those wait that the export throttles; None: it throttles nothing.
     """
 
     __slots__ = (
         "_lock_limit",
         "_tables",
+        "admission",
         "counters",
         "driver",
         "fids",
@@ -83,6 +86,10 @@ class Session:
         self.in_flight = InFlight()
         self._lock_limit = limits.locks
         self._tables = {dialect.name: dialect.table(readonly=driver.readonly) for dialect in dialects}
+        self.admission = None if driver.throttle is None else Admission(driver.throttle)
+        if self.admission is not None:
+            for table in self._tables.values():
+                self.admission.limit(table)
         self._tables[c.VERSION_UNKNOWN] = dialects[0].table_without_session()
         self.end()
 

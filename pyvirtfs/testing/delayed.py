@@ -91,6 +91,7 @@ class DelayedDriver(ExportDriver[NodeT, FileT]):
         self.after = after
         self.ignore_cancel = ignore_cancel
         self.readonly = inner.readonly
+        self.throttle = inner.throttle
         self.held: list[Held[Any]] = []
         """Calls that were made and not released, in order."""
         self._timers: list[threading.Timer] = []

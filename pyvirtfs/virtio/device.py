@@ -375,7 +375,9 @@ class VirtioDevice(abc.ABC):
 
     def next_deadline(self) -> float | None:
         """When `run_pending` has to be called even so: 0.0 now, else as time.monotonic(), None never."""
-        return 0.0 if self._live and (self._kicked or self._collect) else self.deadline()
+        if self._live and (self._kicked or self._collect):
+            return 0.0
+        return None if self._held_back else self.deadline()
 
     def kick(self, index: int) -> None:
         """The doorbell of a queue rang; a queue that does not exist is ignored."""
@@ -391,12 +393,17 @@ class VirtioDevice(abc.ABC):
         if self._live:
             self._collect = True
             return self._work()
-        if self._dma or self._settling_queues or self.status & _WORKING != STATUS_DRIVER_OK:
-            self._guarded(self.collect)  # nothing is in flight but what was cancelled
-        else:
+        if self._held_back:
             self._collect = True  # when bus mastering comes back
             self.hush()
+        else:
+            self._guarded(self.collect)  # nothing is in flight but what was cancelled
         return 0
+
+    @property
+    def _held_back(self) -> bool:
+        """Whether requests may be in flight that cannot be answered, because bus mastering is off."""
+        return not (self._live or self._dma or self._settling_queues or self.status & _WORKING != STATUS_DRIVER_OK)
 
     def _work(self) -> int:
         """All the work that there is, also for a driver that comes up again out of an interrupt; the device is live.

@@ -46,7 +46,7 @@ def test_help_loads_no_command() -> None:
     ("arguments", "line"),
     [
         (["--wrong"], "--wrong: there is no such option (choose from"),
-        (["mount"], "mount: there is no such command (choose from demo, shell, qemu, serve, lspci, doctor)"),
+        (["mount"], "mount: there is no such command (choose from demo, shell, qemu, serve, libvirt, lspci, doctor)"),
         (["doctor", "--wrong"], "--wrong: there is no such option (choose from"),
         (["shell", "-wrong", "x"], "-wrong: there is no such option (choose from"),
         (["doctor", "/", "/"], "Got unexpected extra argument (/)"),

@@ -5,9 +5,10 @@ from pathlib import Path
 import pytest
 
 from pyvirtfs.cli.devices import DeviceSettings
-from pyvirtfs.cli.session import guest_with
+from pyvirtfs.cli.session import THROTTLED_TIMEOUT, guest_with
 from pyvirtfs.errors import ConfigError, DeviceError
 from pyvirtfs.fsdev.options import FsdevOptions
+from pyvirtfs.guest.channel import DEFAULT_TIMEOUT
 
 
 def settings(export: Path, **values: str) -> DeviceSettings:
@@ -38,6 +39,17 @@ def test_step_by_step(export: Path) -> None:
 def test_a_read_only_mount_says_so(export: Path) -> None:
     with guest_with(settings(export, readonly="on")) as guest, guest.mount(guest.bring_up()) as mounted:
         assert "(ro," in guest.mount_line(mounted)
+
+
+@pytest.mark.parametrize(
+    ("values", "timeout"), [({}, DEFAULT_TIMEOUT), ({"throttling.iops-write": "2"}, THROTTLED_TIMEOUT)]
+)
+def test_a_throttled_export_is_not_taken_for_dead(export: Path, values: dict[str, str], timeout: float) -> None:
+    with guest_with(settings(export, **values)) as guest, guest.mount(guest.bring_up()) as mounted:
+        assert mounted.session.channel.timeout == timeout
+        (mounted.root / "new").write_bytes(b"x")
+        (mounted.root / "new").write_bytes(b"y")
+    assert (export / "new").read_bytes() == b"y"
 
 
 def test_nothing_is_left_open(export: Path) -> None:

@@ -31,7 +31,7 @@ from pyvirtfs.memory.buffers import ViewBuffers
         ("path={top},security_model=none,writeout=later", "writeout", ["'later'", "immediate"]),
         ("path={top},security_model=none,readonly=maybe", "readonly", ["'maybe'", "on, off"]),
         ("path={top},security_model=none,fmode=0600", "fmode", ["mapped"]),
-        ("path={top},security_model=none,throttling.bps-total=1", "throttling.bps-total", ["not supported yet"]),
+        ("path={top},security_model=none,throttling.iops-size=1", "throttling.iops-size", ["1 needs a limit"]),
         ("path={top},security_model=none,pathh=1", "pathh", ["'local'", "no such option"]),
     ],
 )

@@ -143,6 +143,14 @@ def test_table_errors_say_nothing_that_does_not_help(pairs: dict[str, str], word
     assert word not in str(caught.value)
 
 
+def test_a_group_of_options_is_one_choice_but_for_who_looks_into_it() -> None:
+    table = OptionTable("x", [Option(name=name) for name in ("path", "slow.a", "slow.b", "last")])
+    for wrong, choices in (("pth", ("path", "slow.*", "last")), ("slow.c", ("path", "slow.a", "slow.b", "last"))):
+        with pytest.raises(ConfigError) as caught:
+            table.parse({wrong: "1"})
+        assert caught.value.choices == choices
+
+
 def test_the_options_of_a_table() -> None:
     assert TABLE.describe() == [
         "path=<str> - (required)",

@@ -174,6 +174,41 @@ def test_reset_of_the_machine_and_remount(virtfs: Served) -> None:
             assert (again.root / "file").read_text() == "Hi Guest"
 
 
+@pytest.mark.parametrize("share", [True, False], ids=["shared", "messages"])
+def test_a_throttled_export(export: Path, tmp_path: Path, share: bool) -> None:
+    """The loop comes back when a request's turn has come, and not before; meanwhile it serves."""
+    (export / "big").write_bytes(bytes(300_000))
+    options = f"local,path={export},security_model=none,throttling.bps-read=500000,throttling.iops-write=1"
+    memory = GuestMemory()
+    device = Virtio9pPci(options, mount_tag="tag", memory=memory, defer=True)
+    turns = 0
+
+    def counted() -> int:
+        nonlocal turns
+        turns += 1
+        return run_pending()
+
+    run_pending, device.run_pending = device.run_pending, counted  # type: ignore[method-assign]
+    with check_descriptors(), device, ServedFunction(device, memory, tmp_path / "socket") as served:
+        with running(served, share=share) as guest:
+            session = guest.mount.session
+            fid = session.walk(guest.mount.root_fid, [b"big"])
+            session.call("Tlopen", fid=fid, flags=2)
+            began, turns = time.monotonic(), 0
+            sent = [session.start(session.client.read(fid, 50_000 * index, 50_000)) for index in range(6)]
+            assert session.run(session.client.getattr(fid)).size == 300_000
+            for each in sent:
+                assert len(session.finish(each)) == 50_000
+            assert time.monotonic() - began >= 0.4 - 1e-6
+            assert turns < 60, "the loop spins"
+            session.call("Twrite", fid=fid, offset=0, count=1, data=b"x")
+            hours = [session.start(session.client.write(fid, 0, b"x" * 100)) for _ in range(10)]
+            assert not hours[-1].done  # and the client leaves
+            assert session.run(session.client.getattr(fid)).size == 300_000
+        with running(served, share=share) as guest:
+            assert (guest.mount.root / "file").read_text() == "Hi Guest"
+
+
 # --- what the guest does while the server waits for its RAM ---
 
 

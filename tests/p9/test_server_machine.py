@@ -6,11 +6,14 @@ import errno
 import stat
 from typing import TYPE_CHECKING, Any
 
+import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule, run_state_machine_as_test
 
+from pyvirtfs.fsdev.throttling import Limit, Throttle, Throttling
 from pyvirtfs.p9 import constants as c
+from pyvirtfs.testing import FakeClock, fake_clock
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -40,9 +43,14 @@ REQUESTS = st.one_of(
 
 
 class Machine(RuleBasedStateMachine):
-    def __init__(self, make_peer: Callable[..., Any], make_export: Callable[[], Any]) -> None:
+    def __init__(
+        self, make_peer: Callable[..., Any], make_export: Callable[[], Any], clock: FakeClock, *, throttled: bool
+    ) -> None:
         super().__init__()
+        self.clock = clock
         self.export = make_export()
+        if throttled:
+            self.export.throttle = Throttle(Throttling(iops_read=Limit(1, 2), bps_write=Limit(1), iops_write=Limit(2)))
         self.export.add("file", b"0123456789")
         self.export.add("folder", mode=stat.S_IFDIR | 0o755)
         self.export.add("folder/inner", b"inside")
@@ -95,6 +103,16 @@ class Machine(RuleBasedStateMachine):
             self.peer.finish(index % len(self.export.waiting), error)
             self.settle()
 
+    @rule(seconds=st.sampled_from([0.0, 0.3, 1.0, 60.0]))
+    def let_time_pass(self, seconds: float) -> None:
+        deadline = self.peer.server.next_deadline()
+        self.clock.advance(seconds)
+        before, asked = len(self.peer.ended), len(self.export.waiting)
+        self.peer.server.run_pending()
+        if deadline is not None and deadline <= self.clock.now:
+            assert (len(self.peer.ended), len(self.export.waiting)) != (before, asked), "called for nothing"
+        self.settle()
+
     @rule()
     def version(self) -> None:
         before = dict(self.open)
@@ -137,7 +155,7 @@ class Machine(RuleBasedStateMachine):
 
     @invariant()
     def handles_belong_to_fids_or_requests(self) -> None:
-        if not self.export.waiting:
+        if not self.export.waiting and self.peer.server.next_deadline() is None:
             assert self.peer.server.busy == 0
             assert len(self.export.nodes) <= self.peer.server.fids
             assert len(self.export.files) <= self.peer.server.fids
@@ -152,17 +170,20 @@ class Machine(RuleBasedStateMachine):
         assert not self.peer.server.busy
 
 
-def test_any_order_of_events(make_peer: Callable[..., Any], make_export: Callable[[], Any]) -> None:
-    class Prepared(Machine):
-        def __init__(self) -> None:
-            super().__init__(make_peer, make_export)
+@pytest.mark.parametrize("throttled", [False, True], ids=["", "throttled"])
+def test_any_order_of_events(make_peer: Callable[..., Any], make_export: Callable[[], Any], throttled: bool) -> None:
+    with fake_clock() as clock:
 
-    run_state_machine_as_test(
-        Prepared,
-        settings=settings(
-            max_examples=120,
-            stateful_step_count=40,
-            deadline=None,
-            suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
-        ),
-    )
+        class Prepared(Machine):
+            def __init__(self) -> None:
+                super().__init__(make_peer, make_export, clock, throttled=throttled)
+
+        run_state_machine_as_test(
+            Prepared,
+            settings=settings(
+                max_examples=120,
+                stateful_step_count=40,
+                deadline=None,
+                suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
+            ),
+        )
