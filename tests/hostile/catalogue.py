@@ -78,7 +78,7 @@ CATALOGUE: Final[dict[str, Row]] = {
     "H088": Row("A file system without a block size divides by zero"),
     "H089": Row("The numbers for objects of other devices run out"),
     "H090": Row("Memory is not bounded by what the ring holds"),
-    "H091": Row("A throttled request starves the Tflush behind it", waits_for="throttling"),
+    "H091": Row("A throttled request starves the Tflush behind it"),
     # The ring and the transport
     "H100": Row("A doorbell with a queue that does not exist; CVE-2011-2512", in_part="the legacy interface"),
     "H101": Row("More requests than the ring has entries; CVE-2016-5403"),

@@ -415,7 +415,7 @@ def fields_of(stack: Stack) -> dict[str, dict[str, Any]]:
         "Tclunk": {"fid": link}, "Tremove": {"fid": file}, "Tlopen": {"fid": file, "flags": 2},
         "Tlcreate": {"fid": folder}, "Tread": {"fid": opened, "count": 8},
         "Twrite": {"fid": opened, "data": b"data"}, "Treaddir": {"fid": listing}, "Tfsync": {"fid": opened},
-        "Tlock": {"fid": opened}, "Tgetlock": {"fid": opened}, "Tsetattr": {"fid": file, "valid": 1, "mode": 0o600},
+        "Tlock": {"fid": opened}, "Tgetlock": {"fid": opened}, "Tsetattr": {"fid": file, "valid": 1, "mode": 0o700},
         "Txattrcreate": {"fid": file}, "Tlink": {"dfid": folder, "fid": file}, "Treadlink": {"fid": link},
         "Trename": {"fid": file, "dfid": folder}, "Trenameat": {"newdirfid": folder},
         "Tsymlink": {"dfid": folder}, "Tmknod": {"dfid": folder}, "Tmkdir": {"dfid": folder},

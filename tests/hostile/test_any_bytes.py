@@ -91,6 +91,7 @@ GOOD: dict[str, dict[str, Any]] = {
 
 def prepare(stack: Stack, place: Place) -> None:
     """The fids of `FIDS`, on the objects of a fresh `Place`, whatever has become of those."""
+    place.export.chmod(0o755)
     for name in ("file", "folder", "link"):
         restore(place, name)
     names = {"file": b"file", "folder": b"folder", "link": b"link", "opened": b"file", "listing": None}
@@ -120,6 +121,7 @@ def test_h119_messages_with_bytes_changed(start: Start, place: Place, count: int
                 continue
         stack.remount()
         prepare(stack, place)
+    place.export.chmod(0o755)
     assert answered > count // 4
     assert broken > count // 20
 
@@ -128,6 +130,7 @@ def restore(place: Place, name: str) -> None:
     """Put one object of the export back to what it was."""
     path = place.export / name
     if path.is_dir() and not path.is_symlink():
+        path.chmod(0o755)
         if name == "folder" and (path / "below").is_file():
             return
         path.rename(place.export / f"old-{len(os.listdir(place.export))}-{name}")

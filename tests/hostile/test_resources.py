@@ -25,7 +25,7 @@ from pyvirtfs.memory import GuestMemory
 from pyvirtfs.p9 import constants as c
 from pyvirtfs.p9 import frames
 from pyvirtfs.syscalls import StatFs
-from pyvirtfs.testing import open_descriptors
+from pyvirtfs.testing import FakeClock, fake_clock, open_descriptors
 from tests.hostile.stack import ROOT, Place, Stack, message, ranges, raw, reply_of, running, sizes, snapshot
 
 Start: TypeAlias = Callable[..., Stack]
@@ -419,3 +419,53 @@ def test_h090_requests_that_wait_are_bounded_by_the_ring(start: Start, place: Pl
     replies = [reply_of(stack.channel.wait(request)) for request in sent]
     assert all(reply is not None and reply.kind == c.RREAD for reply in replies)
     delayed.delay.clear()
+
+
+# --- throttling ---
+
+
+@pytest.fixture
+def still() -> Iterator[FakeClock]:
+    """No time passes."""
+    with fake_clock() as clock:
+        yield clock
+
+
+@pytest.mark.usefixtures("still")
+@pytest.mark.parametrize("option", ["iops-total", "iops-read", "bps-total", "bps-read"])
+@pytest.mark.parametrize("how", ["flush", "clunk", "version", "queue", "reset"])
+def test_h091_what_a_throttled_request_does_not_hold_up(start: Start, place: Place, option: str, how: str) -> None:
+    """One read, or one byte, a second, of which none passes: all else is answered at once."""
+    stack = start(f"{place.fsdev},throttling.{option}=1", timeout=1.0)
+    fid, other = stack.opened(b"file"), stack.opened(b"folder", b"below")
+    reads = [stack.start("Tread", tag=100 + i, fid=fid, count=8) for i in range(60)]
+    stack.channel.deliver()
+    waiting = [request for request in reads if not request.done]
+    assert len(waiting) > 50
+    for name in ("Tgetattr", "Tstatfs", "Twalk", "Tmkdir", "Tlopen"):
+        stack.ask(name, **({"fid": stack.fid(b"folder")} if name == "Tlopen" else {}))  # these do not wait
+    if how == "flush":
+        for index in (50, 10, 59):
+            assert stack.ask("Tflush", tag=9, oldtag=100 + index).kind == c.RFLUSH
+            assert reads[index].nbytes == 0
+        assert not reads[20].done
+    elif how == "clunk":
+        stack.clunk(other)
+        stack.clunk(fid)
+        assert stack.errno("Tread", fid=fid) == errno.EINVAL
+    elif how == "version":
+        stack.do("Tversion", tag=c.NOTAG)
+        assert all(request.nbytes == 0 for request in waiting)
+        stack.do("Tattach", fid=ROOT)
+    elif how == "queue":
+        common = stack.channel.driver.common
+        common.write("queue_select", 0)
+        common.write("queue_reset", 1)
+        assert common.read("queue_reset") == 0
+    else:
+        stack.channel.driver.common.write("device_status", 0)
+        assert stack.channel.driver.status == 0
+    if how in {"queue", "reset"}:
+        stack.remount()
+    stack.do("Tversion", tag=c.NOTAG)  # nothing waits at the end
+    stack.do("Tattach", fid=ROOT)
