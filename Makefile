@@ -18,7 +18,7 @@ PROVISION := $(BIN)/python tests/realguest/provision >/dev/null || true
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test test-all bench bench-guest lint format clean
+.PHONY: help demo test test-all hostile bench bench-guest lint format clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-9s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -33,6 +33,9 @@ test: $(VENV)/.developer ## the tests, with real Linux guests under QEMU where t
 test-all: $(VENV)/.developer ## also those that take minutes: every cache mode, large files, a root file system on 9p
 	@$(PROVISION)
 	$(PYTEST) $(PARALLEL) $(PYTEST_ARGS)
+
+hostile: $(VENV)/.developer ## what broke other file servers, one line for each kind of defect (FULL=1: the long way)
+	@$(BIN)/python -m tests.hostile.report -n $(WORKERS) $(if $(FULL),,-m 'not slow') $(PYTEST_ARGS)
 
 bench-guest: $(VENV)/.developer ## QEMU's own device and this one in a real guest, side by side (some minutes)
 	$(BIN)/python -m benchmarks.realguest

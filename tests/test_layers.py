@@ -19,6 +19,8 @@ BELOW_DEVICE = {"syscalls", "memory", "fsdev", "p9", "pci", "virtio"}
 ALLOWED = {
     "errors": set[str](),
     "_version": set[str](),
+    "loop": set[str](),
+    "unix_socket": set[str](),
     "syscalls": set[str](),
     "memory": {"syscalls"},
     "pci": set[str](),
@@ -28,8 +30,9 @@ ALLOWED = {
     "virtio9p": BELOW_DEVICE,
     "guest": {"memory", "p9", "pci", "virtio", "virtio9p", "vmm"},  # of the last two: declarations
     "testing": {*BELOW_DEVICE, "guest", "virtio9p", "vmm"},
-    "vmm": {"fsdev", "memory", "pci", "syscalls", "virtio"},
-    "cli": {*BELOW_DEVICE, "guest", "testing", "virtio9p", "vmm", "_version", "__init__"},
+    "stream": {"fsdev", "memory", "p9", "syscalls", "unix_socket"},
+    "vmm": {"fsdev", "loop", "memory", "pci", "syscalls", "unix_socket", "virtio"},
+    "cli": {*BELOW_DEVICE, "guest", "loop", "stream", "testing", "virtio9p", "vmm", "_version", "__init__"},
     "__main__": {"cli"},
     "__init__": {*BELOW_DEVICE, "virtio9p", "_version"},
 }

@@ -129,10 +129,18 @@ def _import_modules(_ctx: click.Context, _parameter: click.Parameter, names: tup
             raise ConfigError("--import", f"{name!r} cannot be imported: {error}") from None
 
 
-def devices_from(virtfs: Sequence[str], fsdev: Sequence[str], device: Sequence[str]) -> list[DeviceSettings]:
+def devices_from(
+    virtfs: Sequence[str], fsdev: Sequence[str], device: Sequence[str], *, spare: list[FsdevOptions] | None = None
+) -> list[DeviceSettings]:
     """The devices that the command line describes, in the order written, `-virtfs` first.
 
     Prints what ``help`` asks for, and ends the command then.
+
+    Args:
+        virtfs: As written.
+        fsdev: As written.
+        device: As written.
+        spare: Gets the exports that no device has, which is a mistake otherwise.
 
     Raises:
         ConfigError: A string is wrong, or a `-device` and a `-fsdev` do not find each other.
@@ -155,8 +163,11 @@ def devices_from(virtfs: Sequence[str], fsdev: Sequence[str], device: Sequence[s
     }
     found = [_settings(properties, exports, slots) for properties in wanted]
     for identifier, export in exports.items():
-        if all(one.fsdev is not export for one in found):
+        if any(one.fsdev is export for one in found):
+            continue
+        if spare is None:
             raise ConfigError("-fsdev", f"no -device has fsdev={identifier}")
+        spare.append(export)
     for one in found:
         if one.function and not any((other.slot, other.function) == (one.slot, 0) for other in found):
             # PCI 3.0, 6.1: nobody looks at the other functions of a slot without a function 0.

@@ -1,4 +1,4 @@
-"""`pyvirtfs serve`: devices behind vfio-user sockets, for virtual machines that attach to them."""
+"""`pyvirtfs serve`: devices behind vfio-user sockets for virtual machines, exports behind sockets for 9P clients."""
 
 from __future__ import annotations
 
@@ -20,12 +20,16 @@ from pyvirtfs.errors import ConfigError
 
 if TYPE_CHECKING:
     from pyvirtfs.cli.serving import Service
+    from pyvirtfs.fsdev.options import FsdevOptions
 
 _EPILOG = """\b
 Examples:
   pyvirtfs serve -virtfs local,path=/srv,mount_tag=srv,security_model=none --socket /run/srv.sock
   pyvirtfs serve -virtfs local,path=/a,mount_tag=a,security_model=none \\
       -virtfs local,path=/b,mount_tag=b,security_model=none --socket /run/pyvirtfs/
+  pyvirtfs serve -fsdev local,id=srv,path=/srv,security_model=none --listen unix:/run/srv.9p
+  pyvirtfs serve -fsdev local,id=srv,path=/srv,security_model=none,readonly=on \\
+      --listen tcp:5640 --allow-unauthenticated-tcp
 """
 
 RAM = "-object memory-backend-memfd,id=mem,size=SIZE,share=on -machine memory-backend=mem"
@@ -47,6 +51,21 @@ _log = logging.getLogger(__name__)
     help="Where a client attaches: one for each device, in their order (-virtfs first); or a folder, with a slash at "
     "its end, that gets TAG.sock for each.",
 )
+@click.option(
+    "--listen",
+    "listens",
+    metavar="ADDRESS",
+    multiple=True,
+    help="Where 9P clients connect, without a virtual machine: unix:PATH, tcp:PORT (of 127.0.0.1) or tcp:HOST:PORT; "
+    "one for each -fsdev that no -device has (and each -virtfs, if there is no --socket), in their order; or "
+    "unix:DIR/, which gets ID.sock for each.",
+)
+@click.option(
+    "--allow-unauthenticated-tcp",
+    "allow_tcp",
+    is_flag=True,
+    help="Let everybody in who reaches the TCP ports of --listen. A unix socket is for this user and root only.",
+)
 @click.option("--pidfile", metavar="PATH", help="Write the process id there; refused while another process has it.")
 @click.option(
     "--ready-fd",
@@ -62,6 +81,8 @@ def serve(
     fsdev: tuple[str, ...],
     device: tuple[str, ...],
     sockets: tuple[str, ...],
+    listens: tuple[str, ...],
+    allow_tcp: bool,
     pidfile: str | None,
     ready_fd: str | None,
     express: bool,
@@ -70,16 +91,26 @@ def serve(
     log_level: str,
     trace: int,
 ) -> None:
-    """Serve devices over vfio-user until SIGTERM or Ctrl-C.
+    """Serve devices over vfio-user, and exports over 9P, until SIGTERM or Ctrl-C.
 
-    Prints what QEMU (10.1 or newer) needs on its command line to attach. One client at a time has a device; when it
-    leaves the next one gets it, as after a reset. At the end of each connection a line sums it up.
+    With --socket, prints what QEMU (10.1 or newer) needs on its command line to attach. One client at a time has a
+    device; when it leaves the next one gets it, as after a reset. With --listen, prints how Linux mounts the export; it
+    has any number of clients. At the end of each connection a line sums it up.
     """
+    from pyvirtfs.cli.listening import export_name, given_away, listen_addresses, mount_command, open_listener
     from pyvirtfs.cli.serving import OpenFiles, Service
+    from pyvirtfs.stream import TcpListener
     from pyvirtfs.vmm.qemu_devices import attachment, split_device
 
     split = [split_device(text) for text in device]
-    settings = devices_from(virtfs, fsdev, [text for text, _ in split])
+    plain: list[FsdevOptions] = []
+    settings = devices_from(virtfs, fsdev, [text for text, _ in split], spare=plain if listens else None)
+    if listens and not sockets:  # then a -virtfs is an export and no device
+        plain = [one.fsdev for one in settings[: len(virtfs)]] + plain
+        settings, virtfs = settings[len(virtfs) :], ()
+    if not (settings or plain or listens):
+        raise ConfigError("-virtfs", f"say which folder is to be served, for example {EXAMPLE}")
+    addresses = listen_addresses(listens, plain, allow_tcp=allow_tcp)
     placements: list[dict[str, Any]] = [{} for _ in virtfs] + [placement for _, placement in split]
     paths = socket_paths(sockets, settings)
     ready = None if ready_fd is None else ready_descriptor(ready_fd)
@@ -90,10 +121,20 @@ def serve(
         Service(strict_memory=strict_memory, trace=trace) as service,
         stopped_by_signals(service),
     ):
-        with limit.shared_by(len(settings)):
+        mounts = []
+        with limit.shared_by(len(settings) + len(plain)):
             for one, path in zip(settings, paths, strict=True):
                 service.add(one, path, express=express)
-        click.echo(RAM)
+            for export, address in zip(plain, addresses, strict=True):
+                listener = open_listener(address)
+                service.add_stream(export, listener, export_name(export))
+                if isinstance(listener, TcpListener):
+                    _log.warning("%s", given_away(listener.host, listener.port, export))
+                mounts.append(mount_command(listener))
+        for line in mounts:
+            click.echo(line)
+        if settings:
+            click.echo(RAM)
         for path, placement in zip(paths, placements, strict=True):
             click.echo(f"-device {shlex.quote(attachment(path, placement))}")
         tell_ready(ready)
@@ -107,7 +148,9 @@ def socket_paths(sockets: Sequence[str], settings: Sequence[DeviceSettings]) -> 
         ConfigError: There are not as many as devices, or a tag makes no name of a file.
     """
     if not settings:
-        raise ConfigError("-virtfs", f"say which folder is to be served, for example {EXAMPLE}")
+        if sockets:
+            raise ConfigError("--socket", "there is no device for it; an export without one has --listen")
+        return []
     if not sockets:
         raise ConfigError("--socket", "say where clients are to attach, for example --socket /tmp/virtfs.sock")
     if len(sockets) == 1 and sockets[0].endswith("/"):

@@ -6,7 +6,7 @@ import contextlib
 import logging
 import os
 import resource
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from types import TracebackType
 from typing import TYPE_CHECKING, Final, Self
 
@@ -15,7 +15,10 @@ from pyvirtfs.cli.logs import extra, p9_tracer, vfio_user_tracer
 
 if TYPE_CHECKING:
     from pyvirtfs.cli.devices import DeviceSettings
+    from pyvirtfs.fsdev.options import FsdevOptions
     from pyvirtfs.p9.counters import Counters
+    from pyvirtfs.stream import Connection as StreamConnection
+    from pyvirtfs.stream import Listener
     from pyvirtfs.vmm.vfio_user import Connection
 
 _log = logging.getLogger(__name__)
@@ -61,7 +64,7 @@ class OpenFiles:
 
 
 class Service:
-    """Several devices, each behind a socket of its own. A context manager, which closes everything.
+    """Several devices and exports, each behind a socket of its own. A context manager, which closes everything.
 
     Args:
         strict_memory: Refuse guest RAM that can be taken away.
@@ -69,7 +72,7 @@ class Service:
     """
 
     def __init__(self, *, strict_memory: bool, trace: int) -> None:
-        from pyvirtfs.vmm.vfio_user import Loop
+        from pyvirtfs.loop import Loop
 
         self._strict_memory = strict_memory
         self._trace = trace
@@ -110,6 +113,25 @@ class Service:
             )
         )
 
+    def add_stream(self, export: FsdevOptions, listener: Listener, name: str) -> None:
+        """Serve an export to any number of 9P clients; the listener belongs to the service from now on.
+
+        Raises:
+            ConfigError: An option is wrong.
+        """
+        from pyvirtfs.fsdev import registry
+        from pyvirtfs.stream import Server
+
+        assert self._loop is not None
+        name = printable(name)
+        with contextlib.ExitStack() as undo:
+            undo.callback(listener.close)
+            driver = self._stack.enter_context(contextlib.closing(registry.create(export)))
+            trace = p9_tracer(name) if self._trace else None
+            server = Server(driver, listener, name=name, trace=trace, on_hangup=_told_of(name))
+            undo.pop_all()
+        self._loop.servers.append(server)
+
     def run(self) -> None:
         """Serve until `stop` is called."""
         assert self._loop is not None
@@ -130,44 +152,51 @@ class Service:
             self._stack.close()
 
 
+def _numbers(counters: Counters) -> dict[str, int]:
+    return {
+        "requests": counters.requests,
+        "errors": counters.errors,
+        "bytes_read": counters.bytes_read,
+        "bytes_written": counters.bytes_written,
+    }
+
+
+def _log_summary(tag: str, done: dict[str, int], **more: object) -> None:
+    """Log one line about a connection that has ended."""
+    _log.info(
+        "%s: %d requests, %d errors, %s read, %s written",
+        tag,
+        done["requests"],
+        done["errors"],
+        _bytes(done["bytes_read"]),
+        _bytes(done["bytes_written"]),
+        extra=extra(event="disconnected", tag=tag, **done, **more),
+    )
+
+
 class _Summary:
     """Tells at the end of each connection what was done in it."""
 
     def __init__(self, tag: str, counters: Counters) -> None:
         self.tag = tag
         self.counters = counters
-        self._before = self._now()
-
-    def _now(self) -> dict[str, int]:
-        counters = self.counters
-        return {
-            "requests": counters.requests,
-            "errors": counters.errors,
-            "bytes_read": counters.bytes_read,
-            "bytes_written": counters.bytes_written,
-        }
+        self._before = _numbers(counters)
 
     def tell(self, connection: Connection, reason: str) -> None:
         """Log one line; nothing is done between two connections, so the next one begins here."""
-        now = self._now()
+        now = _numbers(self.counters)
         done = {name: value - self._before[name] for name, value in now.items()}
         self._before = now
-        _log.info(
-            "%s: %d requests, %d errors, %s read, %s written",
-            self.tag,
-            done["requests"],
-            done["errors"],
-            _bytes(done["bytes_read"]),
-            _bytes(done["bytes_written"]),
-            extra=extra(
-                event="disconnected",
-                tag=self.tag,
-                **done,
-                messages=connection.received,
-                messages_refused=connection.refused,
-                reason=reason,
-            ),
-        )
+        _log_summary(self.tag, done, messages=connection.received, messages_refused=connection.refused, reason=reason)
+
+
+def _told_of(name: str) -> Callable[[StreamConnection, str], None]:
+    """What logs a line when a 9P client is gone; each has counters of its own."""
+
+    def tell(connection: StreamConnection, reason: str) -> None:
+        _log_summary(name, _numbers(connection.server.counters), peer=connection.peer, reason=reason)
+
+    return tell
 
 
 def _bytes(nbytes: int) -> str:

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 _UNSUPPORTED: Final = refusal(errno.EOPNOTSUPP, "no such request, or not supported")
 _READONLY: Final = refusal(errno.EROFS, "the export is readonly")
 _NO_SESSION: Final = refusal(errno.EPROTO, "a session begins with a Tversion")
+_NO_AUTH: Final = refusal(errno.ENOENT, "no authentication is needed")  # diod's clients understand no other errno so
 
 NUMBER_OF_TYPES: Final = 256
 
@@ -37,6 +38,7 @@ class Dialect:
     def table(self, *, readonly: bool) -> list[Operation]:
         """What to do for each message type."""
         operations = [self._operations.get(number, _UNSUPPORTED) for number in range(NUMBER_OF_TYPES)]
+        operations[c.TAUTH] = _NO_AUTH
         if readonly:
             for number in self._operations.keys() - READONLY_REQUESTS:
                 operations[number] = _READONLY

@@ -218,12 +218,19 @@ def test_where_sockets_are(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
     assert socket_paths(["/x/s", "t"], settings_of("a", "b")) == ["/x/s", f"{tmp_path}/t"]
     assert socket_paths(["x/"], settings_of("a", "b")) == [f"{tmp_path}/x/a.sock", f"{tmp_path}/x/b.sock"]
     assert socket_paths(["/"], settings_of("a")) == ["/a.sock"]
+    assert socket_paths([], []) == []
+
+
+def test_nothing_to_serve(run: Run) -> None:
+    answer = run("serve", "--socket", "s")
+    assert answer.returncode == 2
+    assert answer.stderr.startswith("pyvirtfs: -virtfs: say which folder is to be served, for example -virtfs local,")
 
 
 @pytest.mark.parametrize(
     ("sockets", "tags", "line"),
     [
-        ([], [], "-virtfs: say which folder is to be served, for example -virtfs local,"),
+        (["s"], [], "--socket: there is no device for it; an export without one has --listen"),
         ([], ["a"], "--socket: say where clients are to attach, for example"),
         (["s"], ["a", "b"], "--socket: there are 2 devices and 1 sockets: give each device one, or a folder"),
         (["s", "t/"], ["a"], "--socket: there are 1 devices and 2 sockets"),

@@ -86,4 +86,4 @@ def test_reading_works(readonly: Peer) -> None:
 
 
 def test_unknown_requests_stay_unknown(readonly: Peer) -> None:
-    assert readonly.error(c.TAUTH, 5, b"", b"", 0) == errno.EOPNOTSUPP
+    assert readonly.error(c.TAUTH, 5, b"", b"", 0) == errno.ENOENT

@@ -92,7 +92,8 @@ class Served:
                 assert time.monotonic() < deadline, f"not ready within {READY_SECONDS} s\n{self._read('stderr')}"
             assert ready.read(100) == b"READY\n"
         assert self.pidfile.read_text() == f"{self.pid}\n"
-        while "anon_inode:[eventpoll]" not in self.descriptors():  # the last one that it opens for itself
+        streams = self._command.count("--listen")  # each has one of these, and the last that is opened is the loop's
+        while self.descriptors().count("anon_inode:[eventpoll]") <= streams:
             assert time.monotonic() < deadline, f"it does not wait for clients\n{self._read('stderr')}"
             time.sleep(0.01)
         self._before = self.descriptors(), self.shared_maps()

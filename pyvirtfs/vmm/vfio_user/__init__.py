@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from pyvirtfs.loop import Loop
 from pyvirtfs.vmm.vfio_user.connection import Connection
-from pyvirtfs.vmm.vfio_user.loop import Loop
 from pyvirtfs.vmm.vfio_user.server import Server
 
 __all__ = ["Connection", "Loop", "Server"]

@@ -2,29 +2,23 @@
 
 from __future__ import annotations
 
-import contextlib
 import errno
-import fcntl
 import logging
 import os
-import socket
-import stat
 import time
 from typing import TYPE_CHECKING, Final, Protocol, runtime_checkable
 
-from pyvirtfs.errors import ConfigError
+from pyvirtfs.unix_socket import UnixListener
 from pyvirtfs.vmm.vfio_user.connection import Connection, Hangup
 from pyvirtfs.vmm.vfio_user.irqs import Irqs
 from pyvirtfs.vmm.vfio_user.regions import Regions
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
 
     from pyvirtfs.memory import GuestMemory
     from pyvirtfs.pci import PciFunction
 
-_MAX_PATH: Final = 107
-"""Bytes of a unix socket's path (unix(7))."""
 _PAUSE: Final = 0.1
 """Seconds until another client is accepted, when one could not be."""
 _GOODBYE: Final = 0.2
@@ -47,71 +41,6 @@ class Deferring(Protocol):
         """A descriptor that becomes readable when `run_pending` has something to do."""
 
 
-def listen(path: str) -> socket.socket:
-    """A listening unix socket that only this user may connect to; a stale socket file is replaced.
-
-    Raises:
-        ConfigError: The path is too long, or somebody listens there already, or it is no socket, or it cannot be made.
-    """
-    if len(os.fsencode(path)) > _MAX_PATH:
-        raise ConfigError("--socket", f"{path!r} is too long: a socket's path may have {_MAX_PATH} bytes")
-    listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-    try:
-        with _one_at_a_time(path):
-            _remove_stale(path)
-            listener.bind(path)
-            os.chmod(path, 0o600)  # nobody can connect before listen(2)
-            listener.listen(16)
-        listener.setblocking(False)
-    except OSError as error:
-        listener.close()
-        raise ConfigError("--socket", f"{path!r} cannot be made: {error.strerror}") from None
-    except ConfigError:
-        listener.close()
-        raise
-    return listener
-
-
-@contextlib.contextmanager
-def _one_at_a_time(path: str) -> Iterator[None]:
-    """Keep others from making a socket in the same folder meanwhile, who might take ours for a stale one.
-
-    If somebody locks the folder for longer, that is none of us.
-    """
-    folder = os.open(os.path.dirname(path) or os.curdir, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    deadline = time.monotonic() + 1
-    try:
-        while time.monotonic() < deadline:
-            try:
-                fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                time.sleep(0.01)
-            else:
-                break
-        yield
-    finally:
-        os.close(folder)
-
-
-def _remove_stale(path: str) -> None:
-    try:
-        mode = os.lstat(path).st_mode
-    except FileNotFoundError:
-        return
-    if not stat.S_ISSOCK(mode):
-        raise ConfigError("--socket", f"{path!r} exists, and is not a socket")
-    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
-        probe.setblocking(False)
-        try:
-            probe.connect(path)
-        except ConnectionRefusedError:
-            os.unlink(path)
-            return
-        except BlockingIOError:  # its backlog is full
-            pass
-    raise ConfigError("--socket", f"somebody listens at {path!r} already")
-
-
 class Server:
     """One function behind one socket.
 
@@ -129,7 +58,7 @@ class Server:
             function is reset.
 
     Raises:
-        ConfigError: See `listen`.
+        ConfigError: See `pyvirtfs.unix_socket.UnixListener`.
     """
 
     def __init__(
@@ -148,15 +77,15 @@ class Server:
         self._strict = strict_memory
         self._trace = trace
         self._on_hangup = on_hangup
-        self._listener = listen(self.path)
-        status = os.lstat(self.path)
-        self._identity = status.st_dev, status.st_ino
+        self._listener = UnixListener(self.path)
         self.irqs: Final = Irqs(function)
         self._regions = Regions(function)
         self._deferring = function if isinstance(function, Deferring) else None
         self._paused = 0.0  # until when nobody is accepted
         self.connection: Connection | None = None
         """The client that is served now."""
+        self.epoch = 0
+        """How many clients are gone; the descriptors of each are closed."""
 
     def filenos(self) -> list[int]:
         """The descriptors whose readability is to be told by `step`."""
@@ -217,7 +146,7 @@ class Server:
 
     def _accept(self) -> None:
         try:
-            client, _ = self._listener.accept()
+            client = self._listener.accept()
         except OSError as error:
             if error.errno not in {errno.EAGAIN, errno.ECONNABORTED}:
                 _log.error("%s: no client can be accepted: %s", self.path, error.strerror)
@@ -238,6 +167,7 @@ class Server:
         connection, self.connection = self.connection, None
         if connection is None:
             return
+        self.epoch += 1
         level = logging.WARNING if reason else logging.INFO
         _log.log(level, "%s: the client is gone%s", self.path, f": {reason}" if reason else "")
         try:
@@ -253,7 +183,3 @@ class Server:
             self.connection.part(_GOODBYE)
             self._hang_up("")
         self._listener.close()
-        with contextlib.suppress(OSError):
-            status = os.lstat(self.path)
-            if (status.st_dev, status.st_ino) == self._identity:
-                os.unlink(self.path)

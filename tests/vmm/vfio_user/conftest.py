@@ -292,6 +292,7 @@ class Served:
         self.folder = folder
         self.loop = Loop()
         self.thread = threading.Thread(target=self.loop.run)
+        self.servers: list[Server] = []
         self.memories: list[GuestMemory] = []
         self.devices: list[PciFunction] = []
         self.raws: list[Raw] = []
@@ -305,6 +306,7 @@ class Served:
         options.setdefault("on_hangup", lambda _, reason: self.hangups.append(reason))
         server = Server(device, memory, path, **options)
         self.loop.servers.append(server)
+        self.servers.append(server)
         self.memories.append(memory)
         self.devices.append(device)
         return server
@@ -314,7 +316,7 @@ class Served:
 
     def connect(self, which: int = 0, *, hello: bool = True) -> Raw:
         client = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        client.connect(self.loop.servers[which].path)
+        client.connect(self.servers[which].path)
         raw = Raw(client)
         self.raws.append(raw)
         if hello:

@@ -7,7 +7,6 @@ import fcntl
 import logging
 import os
 import socket
-import stat
 import struct
 import time
 from collections.abc import Callable, Iterator
@@ -16,7 +15,6 @@ from typing import Any
 
 import pytest
 
-from pyvirtfs.errors import ConfigError
 from pyvirtfs.guest import DirectMachine, Mount, VfioUserClient, mount
 from pyvirtfs.memory import GuestMemory
 from pyvirtfs.p9 import constants as c
@@ -24,7 +22,6 @@ from pyvirtfs.p9.results import LockRange
 from pyvirtfs.syscalls import memfd_create
 from pyvirtfs.testing import check_descriptors
 from pyvirtfs.vmm.vfio_user import Server, connection
-from pyvirtfs.vmm.vfio_user.server import listen
 
 NO_REPLY = 0x10
 DMA_MAP, SET_IRQS, READ, WRITE, DMA_READ, RESET = 2, 8, 9, 10, 11, 13
@@ -35,85 +32,6 @@ LOG = "pyvirtfs.vmm.vfio_user.server"
 
 
 # --- the socket file ---
-
-
-def test_only_this_user_may_connect(tmp_path: Path) -> None:
-    path = tmp_path / "socket"
-    umask = os.umask(0)
-    try:
-        with contextlib.closing(listen(str(path))):
-            status = path.lstat()
-            assert stat.S_ISSOCK(status.st_mode)
-            assert stat.S_IMODE(status.st_mode) == 0o600
-    finally:
-        os.umask(umask)
-
-
-def test_a_stale_socket_is_replaced(tmp_path: Path) -> None:
-    path = str(tmp_path / "socket")
-    listen(path).close()
-    assert Path(path).is_socket()
-    with contextlib.closing(listen(path)), socket.socket(socket.AF_UNIX) as client:
-        client.connect(path)
-
-
-def test_a_live_socket_is_refused(tmp_path: Path) -> None:
-    path = str(tmp_path / "socket")
-    with contextlib.closing(listen(path)), check_descriptors():
-        with pytest.raises(ConfigError, match="somebody listens"):
-            listen(path)
-        clients = [socket.socket(socket.AF_UNIX) for _ in range(40)]
-        for client in clients:  # more than wait in line
-            client.setblocking(False)
-            with contextlib.suppress(BlockingIOError):
-                client.connect(path)
-        with pytest.raises(ConfigError, match="somebody listens"):
-            listen(path)
-        for client in clients:
-            client.close()
-    assert Path(path).is_socket()
-
-
-@pytest.mark.parametrize("kind", ["file", "folder", "link", "fifo"])
-def test_what_is_no_socket_is_refused_and_stays(tmp_path: Path, kind: str) -> None:
-    path = tmp_path / "socket"
-    if kind == "file":
-        path.write_text("precious")
-    elif kind == "folder":
-        path.mkdir()
-    elif kind == "link":
-        path.symlink_to("nowhere")
-    else:
-        os.mkfifo(path)
-    with check_descriptors(), pytest.raises(ConfigError, match="is not a socket"):
-        listen(str(path))
-    path.lstat()
-    assert kind != "file" or path.read_text() == "precious"
-
-
-def test_paths_that_are_too_long(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
-    with check_descriptors():
-        listen("x" * 107).close()
-        with pytest.raises(ConfigError, match="107 bytes"):
-            listen("x" * 108)
-        with pytest.raises(ConfigError, match="107 bytes"):
-            listen("ü" * 54)
-
-
-@pytest.mark.parametrize("path", ["no/such/folder/socket", "", "."])
-def test_paths_that_cannot_be(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, path: str) -> None:
-    monkeypatch.chdir(tmp_path)
-    with check_descriptors(), pytest.raises(ConfigError, match=r"cannot be made|not a socket"):
-        listen(path)
-
-
-def test_a_datagram_socket_is_refused(tmp_path: Path) -> None:
-    path = str(tmp_path / "socket")
-    with contextlib.closing(socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)) as other:
-        other.bind(path)
-        with pytest.raises(ConfigError, match="cannot be made"):
-            listen(path)
 
 
 def test_close_removes_the_file_unless_it_is_another_ones(served: Any, toy: Any) -> None:

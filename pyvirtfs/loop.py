@@ -1,4 +1,4 @@
-"""The loop that serves vfio-user clients of several functions in one thread."""
+"""The loop that serves the clients of several servers, of whatever kind, in one thread."""
 
 from __future__ import annotations
 
@@ -6,14 +6,39 @@ import contextlib
 import os
 import select
 import time
-from typing import TYPE_CHECKING
+from typing import Protocol
 
-if TYPE_CHECKING:
-    from pyvirtfs.vmm.vfio_user.server import Server
+
+class Server(Protocol):
+    """What the loop asks of a server; `pyvirtfs.vmm.vfio_user.Server` and `pyvirtfs.stream.Server` are two."""
+
+    @property
+    def epoch(self) -> int:
+        """Another number as soon as descriptors that were among `filenos` are closed: others may have theirs."""
+
+    def filenos(self) -> list[int]:
+        """The descriptors whose readability is to be told by `step`."""
+
+    def step(self, readable: int | None = None) -> float | None:
+        """Do what there is to do; never fails.
+
+        Args:
+            readable: One of `filenos` that is readable.
+
+        Returns:
+            When to call again even if nothing becomes readable, as time.monotonic(), 0.0: at once; None: never.
+        """
+
+    def close(self) -> None:
+        """Part from all clients. Idempotent."""
 
 
 class Loop:
-    """Serves several servers in one thread, until `stop`."""
+    """Serves several servers in one thread, until `stop`.
+
+    Attributes:
+        servers: To be filled before `run`.
+    """
 
     def __init__(self) -> None:
         self.servers: list[Server] = []
@@ -66,10 +91,9 @@ def _step(
     readable: int | None,
 ) -> None:
     """Let a server do its work, and take note of what it waits for then."""
-    connection = server.connection
+    epoch = server.epoch
     deadline = server.step(readable)
-    if server.connection is not connection:
-        # Its descriptors are closed, and their numbers may be in use again already.
+    if server.epoch != epoch:
         _forget(epoll, owners, watched, server)
     if server.filenos() != watched[server]:
         _watch(epoll, owners, watched, server)
