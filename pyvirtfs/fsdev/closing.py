@@ -37,7 +37,7 @@ _PART: Final = 16
 """One part in so many of the budget is closed in one go, so that not every request has to close something."""
 _LOOKED_AT: Final = 1024
 """How many entries are looked at in one go: finding that nothing can be closed must not take for ever."""
-_RECENT: Final = 32
+_RECENT: Final = 4
 """Entries that were opened again a moment ago stay open; an operation needs that of the last two."""
 
 _new = tuple.__new__
@@ -177,19 +177,23 @@ class LeastRecentlyOpened:
         return True
 
     def _place(self, entry: Entry) -> Node | None:
-        """Where an entry is, as far as that can be said without opening anything."""
+        """Where an entry is, checked a moment ago."""
         for node in _nodes(entry):
             parent = node.parent
             if parent is None or not node.name:
                 continue
-            if parent.closed is not None:
-                return node
+            fd = -1
             try:
-                found = self._stat(parent.fd, node.name)
+                if parent.closed is not None:
+                    fd = self._open_again(parent)
+                found = self._stat(parent.fd if fd < 0 else fd, node.name)
                 if self._number(found) == entry.path:
                     return node
             except OSError:
                 continue
+            finally:
+                if fd >= 0:
+                    _close(fd)
         return None
 
     def _number(self, found: Attributes) -> int:
@@ -203,12 +207,14 @@ class LeastRecentlyOpened:
         if table.closed.get(entry.path) is not entry:
             _stale()
         table.check_room(1)
+        return self._opened(entry, self._open_again(entry))
+
+    def _open_again(self, entry: Entry) -> int:
+        """A new descriptor of the object of a closed entry."""
         birth: Birth = entry.closed
         if birth.handle is not None:
-            fd = open_by_handle_at(self._mount_fd, birth.handle, os.O_PATH)
-        else:
-            fd = self._open_by_name(entry)
-        return self._opened(entry, fd)
+            return open_by_handle_at(self._mount_fd, birth.handle, os.O_PATH)
+        return self._open_by_name(entry)
 
     def _opened(self, entry: Entry, fd: int) -> int:
         table = self._table

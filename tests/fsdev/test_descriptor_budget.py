@@ -19,6 +19,7 @@ from pyvirtfs.fsdev.local import LocalDriver
 from pyvirtfs.fsdev.local_core import LocalFile, descriptor_budget
 
 BUDGET = 20
+FULL = "Too many open files in system"
 pytestmark = pytest.mark.parametrize("place", ["tmpfs"], indirect=True)
 
 
@@ -37,22 +38,28 @@ def count() -> int:
 
 
 def fill(export: LocalDriver) -> tuple[Node, list[Node]]:
-    """Walk to one file after the other until the budget is spent."""
+    """Hold one file after the other and remove its name, so that it cannot be closed, until the budget is spent."""
     top, _ = export.attach(b"", 0)
     nodes: list[Node] = []
-    names = (b"%d" % index for index in range(40))
-    with pytest.raises(OSError, match="Too many open files in system"):
-        nodes.extend(node for name in names if (node := export.walk(top, [name]).node) is not None)
+    with pytest.raises(OSError, match=FULL):
+        nodes.extend(hold_without_name(export, top, b"%d" % index) for index in range(1, 40))
     return top, nodes
+
+
+def hold_without_name(export: LocalDriver, top: Node, name: bytes) -> Node:
+    node = export.walk(top, [name]).node
+    assert node is not None
+    export.unlinkat(top, name, folder=False)
+    return node
 
 
 def test_walks_stop_at_the_budget(small: LocalDriver) -> None:
     before = count()
     top, nodes = fill(small)
-    assert len(nodes) == BUDGET - 1
-    assert count() == before + BUDGET - 1
-    again = small.walk(top, [b"0"]).node  # what is known already costs nothing
-    assert again is nodes[0]
+    assert before + BUDGET - 2 <= count() <= before + BUDGET  # one more is there to open what was closed, by its handle
+    assert len(nodes) in {BUDGET - 1, BUDGET - 2}
+    same = small.walk(nodes[0], []).node  # what is known already costs nothing
+    assert same is nodes[0]
     small.release(nodes.pop())
     assert small.walk(top, [b"39"]).node is not None
 
@@ -67,30 +74,34 @@ def test_a_long_walk_fails_instead_of_ending_early(small: LocalDriver) -> None:
     assert (len(found.qids), found.node) == (1, None)
 
 
-def test_open_files_count(small: LocalDriver) -> None:
+def test_open_folders_count(small: LocalDriver) -> None:
     top, _ = small.attach(b"", 0)
-    node = small.walk(top, [b"0"]).node
-    assert node is not None
     files: list[LocalFile] = []
     before = count()
-    with pytest.raises(OSError, match="Too many open files in system"):
-        files.extend(small.open(node, os.O_RDONLY, 0)[0] for _ in range(40))
+    with pytest.raises(OSError, match=FULL):
+        files.extend(small.open(top, os.O_RDONLY, 0)[0] for _ in range(40))
     # `extend` keeps what came before the error
-    assert len(files) == BUDGET - 2 == count() - before
-    with pytest.raises(OSError, match="Too many open files in system"):
-        small.open(top, os.O_RDONLY, 0)
+    assert len(files) in {BUDGET - 1, BUDGET - 2}
+    assert count() - before <= BUDGET - 1
+    with pytest.raises(OSError, match=FULL):
+        small.walk(top, [b"0"])
     small.close_file(files.pop())
     small.close_file(files[0])
     small.close_file(files.pop(0))
-    assert small._table.others == len(files)
-    small.open(top, os.O_RDONLY, 0)
+    node = small.walk(top, [b"0"]).node
+    assert node is not None
+    small.open(node, os.O_RDONLY, 0)
 
 
 def test_nothing_is_truncated_or_made_beyond_the_budget(small: LocalDriver, root: Path) -> None:
     (root / "0").write_bytes(b"hello")
-    top, nodes = fill(small)
-    with pytest.raises(OSError, match="Too many open files in system"):
-        small.open(nodes[0], os.O_WRONLY | os.O_TRUNC, 0)
+    top, _ = small.attach(b"", 0)
+    first = small.walk(top, [b"0"]).node
+    assert first is not None
+    assert small.lock(first, Lock(True, 0, None, 1, b""), LockHolder(1))  # it stays open
+    fill(small)
+    with pytest.raises(OSError, match=FULL):
+        small.open(first, os.O_WRONLY | os.O_TRUNC, 0)
     assert (root / "0").read_bytes() == b"hello"
     for make in (
         lambda: small.create(top, b"new", os.O_RDWR, 0o644, 0, 0),
@@ -98,7 +109,7 @@ def test_nothing_is_truncated_or_made_beyond_the_budget(small: LocalDriver, root
         lambda: small.mknod(top, b"new", 0o644, 0, 0, 0, 0),
         lambda: small.symlink(top, b"new", b"x", 0, 0),
     ):
-        with pytest.raises(OSError, match="Too many open files in system"):
+        with pytest.raises(OSError, match=FULL):
             make()
         assert not os.path.lexists(root / "new")
 
@@ -110,14 +121,14 @@ def test_owners_of_locks_count(small: LocalDriver) -> None:
     holder = LockHolder(1)
     before = count()
     taken: list[bool] = []
-    with pytest.raises(OSError, match="Too many open files in system"):
+    with pytest.raises(OSError, match=FULL):
         taken.extend(small.lock(node, Lock(False, 0, 1, owner, b""), holder) for owner in range(40))
-    assert taken == [True] * (BUDGET - 2)
-    assert count() - before == BUDGET - 2
+    assert len(taken) in {BUDGET - 2, BUDGET - 3}
+    assert all(taken)
+    assert count() - before <= BUDGET - 2
     assert small.getlock(node, Lock(False, 0, 1, 99, b""), holder) is None
-    assert small.release_locks(node, holder) == BUDGET - 2
-    assert small._table.others == 0
-    assert count() == before
+    assert small.release_locks(node, holder) == len(taken)
+    assert count() - before == small._table.others <= 1
 
 
 def test_the_budget_follows_the_limit_of_the_process(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -145,8 +156,9 @@ node = export.walk(top, [b"0"]).node
 folder, _ = export.open(top, os.O_RDONLY, 0)
 file, _ = export.open(node, os.O_RDONLY, 0)
 try:
-    for index in range(400):
+    for index in range(1, 400):
         export.walk(top, [b"%d" % index])
+        export.unlinkat(top, b"%d" % index, folder=False)  # or it would be closed to make room
 except OSError as error:
     assert error.errno == errno.ENFILE, error
 else:
@@ -159,7 +171,7 @@ try:
         mine.append(os.open("/dev/null", os.O_RDONLY))
 except OSError as error:
     assert error.errno == errno.EMFILE, error
-assert len(export.readdir(folder, 0)) == 402
+assert len(export.readdir(folder, 0)) > 200
 assert export.getlock(node, Lock(True, 0, None, 1, b""), LockHolder(1)) is None
 """
 
