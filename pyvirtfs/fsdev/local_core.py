@@ -11,6 +11,7 @@ from typing import Final, Never
 from pyvirtfs.fsdev.driver import ExportDriver
 from pyvirtfs.fsdev.entries import Entry, EntryTable, Node
 from pyvirtfs.fsdev.listing import Listing, ListingContext
+from pyvirtfs.fsdev.lock_waits import LockWaits
 from pyvirtfs.fsdev.locks import LockTable, Owner
 from pyvirtfs.fsdev.security import SecurityModel
 from pyvirtfs.syscalls import chmod_descriptor
@@ -100,6 +101,7 @@ class LocalCore(ExportDriver[Node, LocalFile]):
             self._table.close()
             raise
         self._locks = LockTable()
+        self._lock_waits = LockWaits()
         self._pinned: dict[tuple[int, Owner], tuple[Entry, int]] = {}
         self._files: set[LocalFile] = set()
         self._write_back = write_back

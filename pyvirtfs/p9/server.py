@@ -283,6 +283,7 @@ class Server:
             GuestError: The reply to one cannot be written; see `submit`. The others wait for the next call.
         """
         ready = self._ready
+        self._session.driver.run_pending()
         ready.clear_signal()
         ended = 0
         while (request := ready.take()) is not None:
@@ -307,7 +308,7 @@ class Server:
 
     def next_deadline(self) -> float | None:
         """When `run_pending` is to be called even if nothing happens, on the clock of time.monotonic(); None: never."""
-        return None
+        return self._session.driver.next_deadline()
 
     # --- the end ---
 

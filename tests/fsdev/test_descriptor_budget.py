@@ -111,7 +111,7 @@ def test_owners_of_locks_count(small: LocalDriver) -> None:
     before = count()
     taken: list[bool] = []
     with pytest.raises(OSError, match="Too many open files in system"):
-        taken.extend(small.lock(node, Lock(False, 0, 1, owner, b""), holder) for owner in range(40))
+        taken.extend(small.lock(node, Lock(False, 0, 1, owner, b""), holder) is True for owner in range(40))
     assert taken == [True] * (BUDGET - 2)
     assert count() - before == BUDGET - 2
     assert small.getlock(node, Lock(False, 0, 1, 99, b""), holder) is None
