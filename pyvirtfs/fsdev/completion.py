@@ -13,6 +13,10 @@ from typing import Generic, TypeVar
 T = TypeVar("T")
 
 
+def _told(_: object) -> None:
+    """In the place of a receiver that has been told."""
+
+
 class Completion(Generic[T]):
     """The promise of a driver to answer a call later, once.
 
@@ -61,8 +65,8 @@ class Completion(Generic[T]):
         with self._lock:
             if self._callback is not None:
                 raise RuntimeError("a completion has one receiver")
-            self._callback = callback
             done = self._done
+            self._callback = _told if done else callback
         if done:
             callback(self)
 
@@ -77,5 +81,7 @@ class Completion(Generic[T]):
                 raise RuntimeError("a completion completes once")
             self._result, self._error, self._done = result, error, True
             callback = self._callback
+            if callback is not None:
+                self._callback = _told  # it may know what is waited for, and that the guest's RAM
         if callback is not None:
             callback(self)

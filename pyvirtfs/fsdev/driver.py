@@ -156,6 +156,8 @@ class Lock(NamedTuple):
     """First byte behind the range; None: to the end of the file, however far that grows."""
     proc_id: int
     client_id: bytes
+    wait: bool = False
+    """Whether who asks for it would wait for it: the answer may take a moment, but not as long as somebody holds it."""
 
 
 class LockHolder:
@@ -193,6 +195,15 @@ class ExportDriver(abc.ABC, Generic[NodeT, FileT]):
 
     Set before the first session; all sessions of the export share it.
     """
+
+    # --- answers that wait for a time ---
+
+    def next_deadline(self) -> float | None:
+        """When `run_pending` is to be called even if nothing happens, on the clock of time.monotonic(); None: never."""
+        return None
+
+    def run_pending(self) -> None:
+        """Complete what is not to wait any longer."""
 
     # --- life ---
 
@@ -338,7 +349,10 @@ class ExportDriver(abc.ABC, Generic[NodeT, FileT]):
     # --- locks ---
 
     def lock(self, node: NodeT, lock: Lock, holder: LockHolder) -> Answer[bool]:
-        """Take a lock if nobody else holds a conflicting one; never waits. False: it is held by another owner."""
+        """Take a lock if nobody else holds a conflicting one. False: it is held by another owner.
+
+        The driver does not wait for another session, or a program of the host, to release one.
+        """
         _not_supported()
 
     def unlock(self, node: NodeT, lock: Lock, holder: LockHolder) -> Answer[None]:

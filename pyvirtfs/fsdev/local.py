@@ -240,6 +240,7 @@ class LocalDriver(LocalCreate, LocalNames, LocalAttributes, LocalLocks):
             except OSError as error:
                 if error.errno == errno.EBADF:
                     raise
+        self._lock_waits.close()
         for path, owner in list(self._pinned):
             self._unpin(path, owner)
         self._listings.close()

@@ -11,6 +11,7 @@ from pyvirtfs.fsdev.closing import LeastRecentlyOpened
 from pyvirtfs.fsdev.driver import ExportDriver
 from pyvirtfs.fsdev.entries import Entry, Node
 from pyvirtfs.fsdev.listing import Listing, ListingContext
+from pyvirtfs.fsdev.lock_waits import LockWaits
 from pyvirtfs.fsdev.locks import LockTable, Owner
 from pyvirtfs.fsdev.security import SecurityModel
 
@@ -136,6 +137,7 @@ class LocalCore(ExportDriver[Node, LocalFile]):
             self._table.close()
             raise
         self._locks = LockTable()
+        self._lock_waits = LockWaits()
         self._pinned: dict[tuple[int, Owner], tuple[Entry, int]] = {}
         self._files: dict[LocalFile, None] = {}
         self._table.closer = self._closer = LeastRecentlyOpened(self._table, self._files, self._locks.__contains__)

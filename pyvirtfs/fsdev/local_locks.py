@@ -3,7 +3,8 @@
 The table is the authority among guests. For the host, each owner with locks on an object has an open description of its
 own, which lives as long as the owner holds a lock there; F_OFD_SETLK of fcntl(2) on it says whether a program of the
 host stands in the way. It is opened for reading and writing where the file allows it: a description opened for reading
-alone cannot hold an exclusive lock, and the host does not see that lock then.
+alone cannot hold an exclusive lock. It holds a shared one instead, if nobody else has any: that keeps away whoever
+wants an exclusive lock, other servers of such an export among them, but not those who want shared ones.
 """
 
 from __future__ import annotations
@@ -11,12 +12,13 @@ from __future__ import annotations
 import errno
 import os
 import stat
+from collections.abc import Iterable
 from typing import Final
 
-from pyvirtfs.fsdev.driver import Lock, LockHolder
+from pyvirtfs.fsdev.driver import Answer, Lock, LockHolder
 from pyvirtfs.fsdev.entries import Entry, Node
 from pyvirtfs.fsdev.local_core import OUT_OF, LocalCore, fail
-from pyvirtfs.fsdev.locks import Owner, bounds, owner_of
+from pyvirtfs.fsdev.locks import Owner, Range, bounds, owner_of
 from pyvirtfs.syscalls import find_lock, reopen, try_lock, unlock
 
 _FLAGS: Final = os.O_CLOEXEC | os.O_NOCTTY | os.O_NONBLOCK
@@ -25,12 +27,24 @@ _FLAGS: Final = os.O_CLOEXEC | os.O_NOCTTY | os.O_NONBLOCK
 class LocalLocks(LocalCore):
     """Locks."""
 
-    def lock(self, node: Node, lock: Lock, holder: LockHolder) -> bool:
-        """See `ExportDriver.lock`."""
-        entry = node.entry
+    def lock(self, node: Node, lock: Lock, holder: LockHolder) -> Answer[bool]:
+        """See `ExportDriver.lock`; who would wait for a process of its own guest may be answered later."""
+        path = node.entry.path
+        waits = self._lock_waits
+        if self._locks.conflicts(path, lock, holder):
+            if not lock.wait or not self._locks.only_own_session(path, lock, holder):
+                return False
+            return waits.wait(path, lambda: self._try_lock(node.entry, lock, holder))
+        granted = self._try_lock(node.entry, lock, holder)
+        if waits and granted:  # it may have made less of what the owner held
+            waits.released(path)
+        return granted
+
+    def _try_lock(self, entry: Entry, lock: Lock, holder: LockHolder) -> bool:
+        """Take a lock; False if another owner or a program of the host holds it."""
         locks = self._locks
         start, end = bounds(lock)
-        if locks.conflict(entry.path, lock, holder) is not None:
+        if locks.conflicts(entry.path, lock, holder):
             return False
         locks.preview(entry.path, lock, holder)  # ENOLCK before anything is done
         owner = owner_of(lock, holder)
@@ -38,7 +52,7 @@ class LocalLocks(LocalCore):
         fd = self._pin(entry, owner)
         granted = False
         try:
-            granted = fd < 0 or self._lock_on_host(fd, start, end, exclusive=lock.exclusive)
+            granted = fd < 0 or self._lock_on_host(fd, start, end, locks.held(entry.path, owner), lock.exclusive)
             if granted:
                 locks.lock(entry.path, lock, holder)
         finally:
@@ -47,15 +61,23 @@ class LocalLocks(LocalCore):
         return granted
 
     @staticmethod
-    def _lock_on_host(fd: int, start: int, end: int, *, exclusive: bool) -> bool:
-        """Take a lock on the host; False if a program of the host holds it."""
+    def _lock_on_host(fd: int, start: int, end: int, held: Iterable[Range], exclusive: bool) -> bool:
+        """Take a lock on the host; False if a program of the host holds it. `held` is what the owner has until now."""
         try:
             return try_lock(fd, start, end, exclusive=exclusive)
         except OSError as error:
             if error.errno != errno.EBADF or not exclusive:
                 raise
-            # Opened for reading only: the host cannot be asked to hold it, only whether somebody else does.
-            return find_lock(fd, start, end, exclusive=True) is None
+        # Opened for reading only.
+        if find_lock(fd, start, end, exclusive=True) is not None or not try_lock(fd, start, end, exclusive=False):
+            return False
+        if find_lock(fd, start, end, exclusive=True) is None:
+            return True
+        unlock(fd, start, end)  # another one came between the two; he may give up for us, too, but not both get it
+        for mine in held:
+            if mine.start < end and start < mine.end:
+                try_lock(fd, max(mine.start, start), min(mine.end, end), exclusive=False)
+        return False
 
     def unlock(self, node: Node, lock: Lock, holder: LockHolder) -> None:
         """See `ExportDriver.unlock`."""
@@ -64,6 +86,8 @@ class LocalLocks(LocalCore):
         owner = owner_of(lock, holder)
         self._locks.unlock(path, lock, holder)
         self._unlock_on_host(path, owner, start, end)
+        if self._lock_waits:
+            self._lock_waits.released(path)
 
     def _unlock_on_host(self, path: int, owner: Owner, start: int, end: int) -> None:
         pinned = self._pinned.get((path, owner))
@@ -73,6 +97,15 @@ class LocalLocks(LocalCore):
             self._unpin(path, owner)
         elif pinned[1] >= 0:
             unlock(pinned[1], start, end)
+
+    def next_deadline(self) -> float | None:
+        """See `ExportDriver.next_deadline`."""
+        return self._lock_waits.next_deadline()
+
+    def run_pending(self) -> None:
+        """See `ExportDriver.run_pending`."""
+        if self._lock_waits:
+            self._lock_waits.expire()
 
     def getlock(self, node: Node, lock: Lock, holder: LockHolder) -> Lock | None:
         """See `ExportDriver.getlock`; a program of the host has no client_id, and process 0 if it is not known."""
@@ -110,6 +143,8 @@ class LocalLocks(LocalCore):
         released = self._locks.release(path, holder)
         for owner, held in released:
             self._unlock_on_host(path, owner, held.start, held.end)
+        if self._lock_waits and released:
+            self._lock_waits.released(path)
         return len(released)
 
     def _borrow(self, entry: Entry) -> int:

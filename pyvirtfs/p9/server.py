@@ -293,6 +293,7 @@ class Server:
         ready = self._ready
         if self._admission is not None:
             self._admission.run()
+        self._session.driver.run_pending()
         ready.clear_signal()
         ended = 0
         while (request := ready.take()) is not None:
@@ -318,9 +319,13 @@ class Server:
     def next_deadline(self) -> float | None:
         """When `run_pending` is to be called even if nothing happens, on the clock of time.monotonic(); None: never.
 
-        0.0: now. Only an export that is throttled has something to do at a certain time.
+        0.0: now. Only an export that is throttled, or has locks to hand over, has something to do at a certain time.
         """
-        return None if self._admission is None else self._admission.deadline()
+        deadline = self._session.driver.next_deadline()
+        if self._admission is None:
+            return deadline
+        admission = self._admission.deadline()
+        return deadline if admission is None else admission if deadline is None else min(deadline, admission)
 
     # --- the end ---
 

@@ -125,6 +125,14 @@ class DelayedDriver(ExportDriver[NodeT, FileT]):
 
     # --- the driver ---
 
+    def next_deadline(self) -> float | None:
+        """See `ExportDriver.next_deadline`; answers at once."""
+        return self.inner.next_deadline()
+
+    def run_pending(self) -> None:
+        """See `ExportDriver.run_pending`; answers at once."""
+        self.inner.run_pending()
+
     def close(self) -> None:
         """Close the wrapped driver; calls that still wait fail with EINTR."""
         for timer in self._timers:
@@ -244,6 +252,7 @@ class DelayedDriver(ExportDriver[NodeT, FileT]):
 
     def lock(self, node: NodeT, lock: Lock, holder: LockHolder) -> Answer[bool]:
         """See `ExportDriver.lock`."""
+        lock = lock._replace(wait=False)  # the answer comes later as it is
         return self._answer("lock", lambda: self.inner.lock(node, lock, holder))
 
     def unlock(self, node: NodeT, lock: Lock, holder: LockHolder) -> Answer[None]:

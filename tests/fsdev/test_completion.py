@@ -1,7 +1,9 @@
 from __future__ import annotations
 
 import errno
+import gc
 import threading
+import weakref
 
 import pytest
 
@@ -62,3 +64,30 @@ def test_exactly_one_call_whoever_is_first() -> None:
         completion.on_done(lambda done, seen=seen: seen.append(done.result()))  # type: ignore[misc]  # lambda default
         thread.join()
         assert seen == [5]
+
+
+@pytest.mark.parametrize("early", [False, True])
+def test_who_has_been_told_is_let_go_of(early: bool) -> None:
+    """At once: a request that waits keeps the guest's RAM mapped, and often knows its completion."""
+
+    class Receiver:
+        def told(self, completion: Completion[int]) -> None:
+            self.completion = completion
+
+    completion = Completion[int]()
+    receiver = Receiver()
+    gone = weakref.ref(receiver)
+    if early:
+        completion.set_result(1)
+    completion.on_done(receiver.told)
+    if not early:
+        completion.set_result(1)
+    assert receiver.completion is completion
+    gc.disable()
+    try:
+        del receiver
+        assert gone() is None
+    finally:
+        gc.enable()
+    with pytest.raises(RuntimeError, match="one receiver"):
+        completion.on_done(print)

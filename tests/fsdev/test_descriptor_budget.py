@@ -122,7 +122,7 @@ def test_owners_of_locks_count(small: LocalDriver) -> None:
     before = count()
     taken: list[bool] = []
     with pytest.raises(OSError, match=FULL):
-        taken.extend(small.lock(node, Lock(False, 0, 1, owner, b""), holder) for owner in range(40))
+        taken.extend(small.lock(node, Lock(False, 0, 1, owner, b""), holder) is True for owner in range(40))
     assert len(taken) in {BUDGET - 2, BUDGET - 3}
     assert all(taken)
     assert count() - before <= BUDGET - 2
@@ -154,7 +154,8 @@ export = LocalDriver(sys.argv[1])
 top, _ = export.attach(b"", 0)
 node = export.walk(top, [b"0"]).node
 folder, _ = export.open(top, os.O_RDONLY, 0)
-file, _ = export.open(node, os.O_RDONLY, 0)
+holder = LockHolder(1)
+assert export.lock(node, Lock(True, 0, None, 1, b""), holder)
 try:
     for index in range(1, 400):
         export.walk(top, [b"%d" % index])
@@ -172,12 +173,12 @@ try:
 except OSError as error:
     assert error.errno == errno.EMFILE, error
 assert len(export.readdir(folder, 0)) > 200
-assert export.getlock(node, Lock(True, 0, None, 1, b""), LockHolder(1)) is None
+assert export.getlock(node, Lock(True, 0, None, 1, b""), holder) is None
 """
 
 
 def test_one_guest_does_not_take_every_descriptor(root: Path) -> None:
-    """Also, an open folder can be listed and a lock be asked for when the program has taken the rest."""
+    """Also, an open folder can be listed and a lock that is held be asked for when the program has taken the rest."""
     for index in range(400):
         (root / f"{index}").touch()
     done = subprocess.run(

@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
+from pyvirtfs.fsdev import locks
 from pyvirtfs.fsdev.driver import Lock, LockHolder
 from pyvirtfs.fsdev.locks import MAX_OFFSET, LockTable, bounds, owner_of
 
@@ -80,6 +81,15 @@ class LockModel(RuleBasedStateMachine):
         lock = make(exclusive, start, length, owner)
         found = self.table.conflict(key, lock, holder)
         assert (found is not None) == self.stands_in_the_way(key, lock, holder)
+        assert self.table.conflicts(key, lock, holder) == (found is not None)
+        elsewhere = {
+            owner: held
+            for (other_key, owner), held in self.bytes.items()
+            if other_key == key and owner[0] is not holder.session  # type: ignore[index]  # an Owner
+        }
+        assert self.table.only_own_session(key, lock, holder) != any(
+            index in held and (held[index][0] or exclusive) for held in elsewhere.values() for index in covered(lock)
+        )
         if found is not None:
             assert set(covered(found)) & set(covered(lock))
             assert found.exclusive or exclusive
@@ -130,8 +140,22 @@ class LockModel(RuleBasedStateMachine):
         assert len(self.table) == total
 
 
+class BulkLockModel(LockModel):
+    """The same, where every change counts as a large one."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.few = locks._FEW
+        locks._FEW = 1  # type: ignore[misc]
+
+    def teardown(self) -> None:
+        locks._FEW = self.few  # type: ignore[misc]
+
+
 LockModel.TestCase.settings = settings(max_examples=40, deadline=None)
 TestLockModel = LockModel.TestCase
+BulkLockModel.TestCase.settings = LockModel.TestCase.settings
+TestBulkLockModel = BulkLockModel.TestCase
 
 
 @pytest.mark.parametrize(
@@ -191,6 +215,24 @@ def test_a_holder_may_have_a_limit_of_its_own() -> None:
     with pytest.raises(OSError, match=os.strerror(errno.ENOLCK)):
         table.lock(1, Lock(True, 20, 25, 1, b"me"), holder)
     assert len(table) == 2
+
+
+@pytest.mark.parametrize("exclusive", [False, True])
+def test_one_lock_among_those_of_many_owners(exclusive: bool) -> None:
+    """Otherwise one guest with many owners would keep all guests of the server waiting."""
+    table = LockTable(limit=20_000)
+    for owner in range(20_000):
+        start = 10 * owner if exclusive else 0
+        assert table.lock(1, Lock(exclusive, start, start + 10, owner, b""), HOLDERS[0])
+    began = time.process_time()
+    for _ in range(1000):
+        assert not table.lock(1, Lock(True, 5, 6, 0, b""), HOLDERS[1])
+        assert table.lock(1, Lock(exclusive, 1_000_000, 1_000_001, 0, b""), HOLDERS[1])
+        table.unlock(1, Lock(exclusive, 1_000_000, 1_000_001, 0, b""), HOLDERS[1])
+    assert (time.process_time() - began) / 1000 < 0.001
+    assert len(table.release(1, HOLDERS[0])) == 20_000
+    assert not table.conflicts(1, Lock(True, 0, None, 0, b""), HOLDERS[1])
+    assert len(table) == 0
 
 
 def test_one_lock_among_many_touches_only_its_neighbours() -> None:

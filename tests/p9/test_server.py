@@ -379,8 +379,18 @@ def test_descriptors_do_not_leak(make_peer: Callable[..., Peer], export: Export)
         os.fstat(fd)
 
 
-def test_nothing_is_ever_due(peer: Peer) -> None:
+def test_nothing_is_ever_due_unless_the_driver_says_so(
+    peer: Peer, export: Export, monkeypatch: pytest.MonkeyPatch
+) -> None:
     assert peer.server.next_deadline() is None
+    monkeypatch.setattr(export, "next_deadline", lambda: 12.5)
+    assert peer.server.next_deadline() == 12.5
+    monkeypatch.setattr(export, "run_pending", lambda: export.complete(0, None) if peer.server.busy else None)
+    export.later.add("getattr")
+    token = peer.send(c.TGETATTR, 0, 0)
+    assert peer.server.busy == 1
+    assert peer.server.run_pending() == 1
+    assert peer.reply(token)[0] == c.RGETATTR
 
 
 # --- what one can see ---

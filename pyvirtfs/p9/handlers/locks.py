@@ -40,14 +40,15 @@ def _check_client_id(client_id: bytes) -> None:
 
 
 def start_lock(session: Session, request: Request, fields: Fields) -> Any:
-    """Take or release a lock. It never waits: a client that wants to is told BLOCKED, and asks again."""
+    """Take or release a lock. A client that wants to wait for somebody else is told BLOCKED, and asks again."""
     number, kind, flags, start, length, proc_id, client_id = fields
     _check_client_id(client_id)
     if flags & ~c.LOCK_FLAGS_BLOCK:
         raise OSError(errno.EINVAL, f"lock flags {flags:#x}")
     if kind > c.LOCK_TYPE_UNLCK:
         raise OSError(errno.EINVAL, f"lock type {kind}")
-    lock = Lock(kind == c.LOCK_TYPE_WRLCK, start, _range_end(start, length), proc_id, client_id)
+    wait = flags == c.LOCK_FLAGS_BLOCK
+    lock = Lock(kind == c.LOCK_TYPE_WRLCK, start, _range_end(start, length), proc_id, client_id, wait)
     fid = session.fids.find(number)
     node = fid.require_node()
     holder = session.lock_holder(fid)
@@ -82,7 +83,7 @@ def finish_getlock(_session: Session, request: Request, found: Lock | None) -> b
         _number, _kind, start, length, proc_id, client_id = request.context
         kind = c.LOCK_TYPE_UNLCK
     else:
-        exclusive, start, end, proc_id, client_id = found
+        exclusive, start, end, proc_id, client_id, _ = found
         kind = c.LOCK_TYPE_WRLCK if exclusive else c.LOCK_TYPE_RDLCK
         length = 0 if end is None else end - start
     if _GETLOCK_HEADER_SIZE + len(client_id) > request.room:
