@@ -71,14 +71,13 @@ class Subject:
     Attributes:
         driver: The same.
         root: A node of its root, attached as user 0.
-        last: The call that was made last, for messages.
         failed: The last one that raised OSError.
     """
 
     def __init__(self, driver: ExportDriver[Any, Any], patience: float = PATIENCE) -> None:
         self.driver = driver
         self.patience = patience
-        self.last = ""
+        self._last: tuple[str, tuple[Any, ...], dict[str, Any]] = "nothing", (), {}
         self.failed = ""
         self.root, self.root_qid = self.attach(b"", 0)
 
@@ -92,9 +91,14 @@ class Subject:
 
         return call
 
+    @property
+    def last(self) -> str:
+        """The call that was made last, for messages."""
+        method, args, options = self._last
+        return f"{method}({', '.join([*map(_shown, args), *(f'{key}={value!r}' for key, value in options.items())])})"
+
     def _call(self, method: str, function: Callable[..., Any], *args: Any, **options: Any) -> Any:
-        shown = [*map(_shown, args), *(f"{key}={value!r}" for key, value in options.items())]
-        self.last = f"{method}({', '.join(shown)})"
+        self._last = method, args, options
         try:
             answer = function(*args, **options)
             if isinstance(answer, Completion):
@@ -102,7 +106,7 @@ class Subject:
                 answer = self._wait(answer)
         except OSError as error:
             self.failed = self.last
-            require(isinstance(error.errno, int), f"{self.last} raised {error!r}, which has no errno")
+            require(isinstance(error.errno, int), f"{self.failed} raised {error!r}, which has no errno")
             raise
         except CheckError:
             raise
@@ -115,7 +119,8 @@ class Subject:
     def _wait(self, answer: Completion[Any]) -> Any:
         done = threading.Event()
         answer.on_done(lambda _: done.set())
-        require(done.wait(self.patience), f"{self.last}: no answer within {self.patience} s")
+        if not done.wait(self.patience):
+            raise CheckError(f"{self.last}: no answer within {self.patience} s")
         return answer.result()
 
     # --- refusals ---
@@ -218,14 +223,16 @@ class Subject:
         done = 0
         while done < len(data):
             count = self.write(file, offset + done, ViewBuffers.of(memoryview(data)[done:]))
-            require(0 < count <= len(data) - done, f"{self.last} of {len(data) - done} bytes returned {count}")
+            if not 0 < count <= len(data) - done:
+                raise CheckError(f"{self.last} of {len(data) - done} bytes returned {count}")
             done += count
 
     def get(self, file: Any, offset: int, nbytes: int) -> bytes:
         """Read in one call."""
         data = bytearray(nbytes)
         count = self.read(file, offset, ViewBuffers.of(data))
-        require(0 <= count <= nbytes, f"{self.last} of {nbytes} bytes returned {count}")
+        if not 0 <= count <= nbytes:
+            raise CheckError(f"{self.last} of {nbytes} bytes returned {count}")
         return bytes(data[:count])
 
     def content(self, node: Any, step: int = 1 << 16) -> bytes:
