@@ -99,10 +99,10 @@ class MemoryCore(ExportDriver[Link, MemoryFile]):
             OSError: ENOTDIR, ENOENT if the folder was removed, ENAMETOOLONG.
         """
         entries = self._entries(directory)
-        if len(name) > NAME_MAX:
-            fail(errno.ENAMETOOLONG)
         if not directory.names:
             fail(errno.ENOENT)
+        if len(name) > NAME_MAX:
+            fail(errno.ENAMETOOLONG)
         return entries.names.get(name)
 
     def _find(self, directory: Inode, name: bytes) -> Link:
