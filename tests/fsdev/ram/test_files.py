@@ -68,3 +68,21 @@ def test_nothing_is_ever_changed_in_a_readonly_export() -> None:
         export.create(export.root, b"file", os.O_RDWR, 0o644, 0, 0)
     with export.refuses(errno.EROFS):
         export.mkdir(export.root, b"folder", 0o755, 0, 0)
+
+
+def test_a_hundred_thousand_entries() -> None:
+    """H086: long names, small portions, entries that vanish meanwhile."""
+    export = Subject(MemoryDriver(size=0))
+    names = [(b"%d" % number).ljust(255, b"x") for number in range(100_000)]
+    for name in names:
+        export.mknod(export.root, name, 0o100644, 0, 0, 0, 0)
+    seen = []
+    with export.opened(export.root) as file:
+        cookie = 0
+        while batch := export.readdir(file, cookie)[:500]:
+            cookie = batch[-1][1]
+            seen += [entry[3] for entry in batch]
+            export.unlinkat(export.root, batch[-1][3], folder=False)
+            export.unlinkat(export.root, batch[-2][3], folder=False)
+    assert seen[2:] == names
+    assert len(export.driver._root.inode.folder.names) == 100_000 - 2 * 201

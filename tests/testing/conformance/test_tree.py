@@ -2,11 +2,13 @@ from __future__ import annotations
 
 import errno
 import os
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from pyvirtfs.fsdev import create
 from pyvirtfs.fsdev.driver import Walk
 from pyvirtfs.fsdev.local import LocalDriver
 
@@ -148,3 +150,10 @@ class TestReadonly:
             return file, qid
 
         assert self.outcome(faulty, tmp_path, open=open_) == "failed"
+
+
+@pytest.mark.parametrize("options", ["local,security_model=none,path={}", "memory", "synth"])
+def test_long_and_unknown_names(faulty: Any, tmp_path: Path, options: str) -> None:
+    """H009: against every driver."""
+    make = partial(create, options.format(tmp_path))
+    assert faulty.outcome("tree.any_name_can_be_asked_for", make) == "passed"
