@@ -55,6 +55,7 @@ class MemoryFiles(MemoryCore):
         link = self._look_up(directory.inode, name)
         if link is None:
             link = self._place(directory.inode, name, self._new_inode(stat.S_IFREG | mode & 0o7777, uid, gid))
+            flags &= ~os.O_TRUNC  # nothing to cut off, so it keeps its set-id bits
         else:
             if flags & os.O_EXCL:
                 fail(errno.EEXIST)

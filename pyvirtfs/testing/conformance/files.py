@@ -40,6 +40,16 @@ def files_have_exact_modes(export: Subject) -> None:
             export.release(node)
 
 
+@check("create")
+def new_files_keep_set_ids(export: Subject) -> None:
+    """A file that is new gets exactly its mode also from a user other than 0, and with O_TRUNC."""
+    for flags in (os.O_RDWR, os.O_WRONLY | os.O_TRUNC, os.O_WRONLY | os.O_APPEND):
+        uid, gid = export.attributes(export.root)[1:3]
+        node, file, _ = export.create(export.root, b"%d" % flags, flags, 0o6755, uid or 1000, gid)
+        expect(oct(export.mode(node)), oct(0o6755), "the mode of a file that a user made")
+        export.close_file(file)
+
+
 @check("create", "owners")
 def files_have_owners(export: Subject) -> None:
     """What is made belongs to the user of the fid and the group of the request; its set-id bits stay."""

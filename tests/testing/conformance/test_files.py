@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from pyvirtfs.fsdev.driver import SetAttributes
 from pyvirtfs.fsdev.local import LocalDriver
 
 Good: Any = LocalDriver
@@ -13,6 +14,13 @@ Good: Any = LocalDriver
 
 def create_with_umask(self: Any, directory: Any, name: bytes, flags: int, mode: int, uid: int, gid: int) -> Any:
     return Good.create(self, directory, name, flags, mode & 0o755, uid, gid)
+
+
+def create_then_truncate(self: Any, directory: Any, name: bytes, flags: int, *rest: Any) -> Any:
+    node, file, qid = Good.create(self, directory, name, flags & ~os.O_TRUNC, *rest)
+    if flags & os.O_TRUNC:
+        Good.setattr(self, node, SetAttributes(size=0), 1000)
+    return node, file, qid
 
 
 def create_anyway(self: Any, directory: Any, name: bytes, flags: int, *rest: Any) -> Any:
@@ -61,6 +69,7 @@ def fsync_of_files(self: Any, file: Any, *, datasync: bool) -> None:
     ("check", "method", "fault", "seen"),
     [
         ("files_have_exact_modes", "create", create_with_umask, "the mode of a file that was made"),
+        ("new_files_keep_set_ids", "create", create_then_truncate, "the mode of a file that a user made"),
         ("exclusive_create", "create", create_anyway, "expected EEXIST, but it succeeded"),
         ("create_opens_what_is_there", "create", create_and_truncate, "what the file holds that was there"),
         ("create_opens_what_is_there", "create", create_chmods, "the mode of the file that was there"),
