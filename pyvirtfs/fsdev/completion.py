@@ -11,6 +11,7 @@ from collections.abc import Callable
 from typing import Generic, TypeVar
 
 T = TypeVar("T")
+U = TypeVar("U")
 
 
 def _told(_: object) -> None:
@@ -85,3 +86,29 @@ class Completion(Generic[T]):
                 self._callback = _told  # it may know what is waited for, and that the guest's RAM
         if callback is not None:
             callback(self)
+
+
+def then(answer: T | Completion[T], function: Callable[[T], U]) -> U | Completion[U]:
+    """What becomes of an answer that may come later: `function` of its value, at once or when there is one.
+
+    Args:
+        answer: A value, or a promise of one. A promise has its receiver then.
+        function: May raise OSError; nothing else, since nobody would hear of it.
+
+    Raises:
+        OSError: As `function`, if the value is there already.
+    """
+    if not isinstance(answer, Completion):
+        return function(answer)
+    later: Completion[U] = Completion(lambda _: answer.cancel())
+
+    def finish(done: Completion[T]) -> None:
+        try:
+            value = function(done.result())
+        except OSError as error:
+            later.set_error(error)
+        else:
+            later.set_result(value)
+
+    answer.on_done(finish)
+    return later

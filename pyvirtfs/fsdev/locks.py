@@ -181,7 +181,7 @@ class LockTable:
 
     def __contains__(self, key: Hashable) -> bool:
         """Whether somebody holds a lock on that object."""
-        return key in self._held
+        return key in self._objects
 
     def conflict(self, key: Hashable, lock: Lock, holder: LockHolder) -> Lock | None:
         """A lock that stands in the way of `lock`: that of the owner who has had locks there for longest.

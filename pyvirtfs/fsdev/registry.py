@@ -36,7 +36,7 @@ class DriverType:
 
 
 # Loaded when first asked for: importing the registry costs nothing of the drivers.
-_BUILT_IN: Final = {"local": "pyvirtfs.fsdev.local"}
+_BUILT_IN: Final = {"local": "pyvirtfs.fsdev.local", "memory": "pyvirtfs.fsdev.ram", "synth": "pyvirtfs.fsdev.synth"}
 _registered: dict[str, DriverType] = {}
 
 

@@ -232,7 +232,7 @@ LOCAL = "local,id=f,path={export},security_model=none"
         ("-virtfs local,path=/,mount_tag=t,security_model=squash", "security_model: 'squash' is not a known value"),
         ("-virtfs local,path=/,mount_tag=t", "security_model: fsdev driver 'local' needs it"),
         ("-virtfs local,path=/,security_model=none", "mount_tag: the name under which"),
-        ("-virtfs synth,mount_tag=t", "-virtfs: there is no driver 'synth'"),
+        ("-virtfs proxy,mount_tag=t", "-virtfs: there is no driver 'proxy'"),
         ("-device virtio-9p-pci,fsdev=f,mount_tag=t", "fsdev: there is no -fsdev with the id 'f'"),
         (f"-fsdev {LOCAL} -device virtio-9p-pci,fsdev=f", "mount_tag: virtio-9p-pci needs it"),
         (

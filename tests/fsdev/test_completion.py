@@ -4,10 +4,11 @@ import errno
 import gc
 import threading
 import weakref
+from typing import Any
 
 import pytest
 
-from pyvirtfs.fsdev.completion import Completion
+from pyvirtfs.fsdev.completion import Completion, then
 
 
 def test_result_before_receiver() -> None:
@@ -91,3 +92,43 @@ def test_who_has_been_told_is_let_go_of(early: bool) -> None:
         gc.enable()
     with pytest.raises(RuntimeError, match="one receiver"):
         completion.on_done(print)
+
+
+def test_then_of_a_value() -> None:
+    assert then(3, str) == "3"
+
+
+def test_then_of_a_promise() -> None:
+    cancelled: list[Any] = []
+    first: Completion[int] = Completion(cancelled.append)
+    second = then(first, str)
+    assert isinstance(second, Completion)
+    second.cancel()
+    assert cancelled == [first]
+    first.set_result(3)
+    assert second.result() == "3"
+    assert then(first_done(4), str).result() == "4"  # type: ignore[union-attr]
+
+
+def first_done(value: int) -> Completion[int]:
+    completion: Completion[int] = Completion()
+    completion.set_result(value)
+    return completion
+
+
+def test_then_of_an_error() -> None:
+    def refuse(_value: int) -> str:
+        raise OSError(errno.EBUSY, "busy")
+
+    first: Completion[int] = Completion()
+    second = then(first, str)
+    first.set_error(OSError(errno.EIO, "broken"))
+    assert isinstance(second, Completion)
+    with pytest.raises(OSError, match="broken"):
+        second.result()
+    third = then(first_done(1), refuse)
+    assert isinstance(third, Completion)
+    with pytest.raises(OSError, match="busy"):
+        third.result()
+    with pytest.raises(OSError, match="busy"):
+        then(1, refuse)

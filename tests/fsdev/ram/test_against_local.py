@@ -1,0 +1,302 @@
+"""The memory driver beside the local one: whatever is done to both, both answer the same."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import shutil
+import stat
+import tempfile
+from typing import Any, NamedTuple
+
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import Bundle, RuleBasedStateMachine, initialize, multiple, rule
+
+from pyvirtfs.fsdev.driver import Attributes, Qid, SetAttributes
+from pyvirtfs.fsdev.local import LocalDriver
+from pyvirtfs.fsdev.ram import MemoryDriver
+from pyvirtfs.memory.buffers import ViewBuffers
+from pyvirtfs.testing.conformance.subject import Subject
+
+
+def roomy() -> str | None:
+    """A place for folders that is no busy disk, if it keeps extended attributes."""
+    with contextlib.suppress(OSError), tempfile.TemporaryDirectory(dir="/dev/shm") as folder:
+        os.setxattr(folder, "user.x", b"x")
+        return "/dev/shm"
+    return None
+
+
+PLACE = roomy()
+NAMES = st.sampled_from([b"a", b"b", b"c", b"d", b"\xff\n", b"x" * 255, b"y" * 256])
+STEPS = st.lists(st.sampled_from([b"a", b"b", b"c", b".", b".."]), max_size=4)
+MODES = st.sampled_from([0o644, 0o755, 0o6755, 0o4711, 0o2755, 0o2644, 0o1777, 0o600])
+OWN = os.geteuid(), os.getegid()
+USERS = st.sampled_from([1000] if OWN[0] else [0, 1000])  # who is not root keeps no set-id bits for root
+SIZES = st.one_of(st.integers(0, 100), st.integers(65530, 65545), st.integers(0, 300_000))
+XATTRS = st.sampled_from([b"user.a", b"user.b", b"user.", b"trusted.x", b"nonsense", b"user." + b"n" * 250])
+TIMES = st.one_of(st.none(), st.integers(-(10**9), 4 * 10**18))
+
+
+class Both(NamedTuple):
+    """A handle of each driver."""
+
+    local: Any
+    memory: Any
+
+
+class Refused(NamedTuple):
+    """A call that failed."""
+
+    error: str
+
+
+class BothDrivers(RuleBasedStateMachine):
+    nodes = Bundle("nodes")
+    files = Bundle("files")
+
+    @initialize(target=nodes)
+    def attach(self) -> Both:
+        self.top = tempfile.mkdtemp(dir=PLACE)
+        self.local = Subject(LocalDriver(self.top, "none"))
+        self.memory = Subject(MemoryDriver(mode=0o700, uid=os.geteuid(), gid=os.getegid()))
+        self.paths = {self.local.root_qid.path: self.memory.root_qid.path}
+        return Both(self.local.root, self.memory.root)
+
+    def teardown(self) -> None:
+        if hasattr(self, "local"):
+            self.compare(Both(self.local.root, self.memory.root))
+            self.local.close()
+            self.memory.close()
+            shutil.rmtree(self.top)
+
+    # --- asking both ---
+
+    def ask(self, method: str, *arguments: Any, **options: Any) -> Both | Refused:
+        """What both answer; they agree about failing."""
+        answers = []
+        for side, export in (("local", self.local), ("memory", self.memory)):
+            mine = [getattr(each, side) if isinstance(each, Both) else each for each in arguments]
+            try:
+                answers.append(getattr(export, method)(*mine, **options))
+            except OSError as error:
+                answers.append(Refused(errno.errorcode[error.errno or 0]))
+        local, memory = answers
+        if isinstance(local, Refused) or isinstance(memory, Refused):
+            assert local == memory, (method, arguments, options, local, memory)
+            assert isinstance(memory, Refused)
+            return memory
+        return Both(local, memory)
+
+    def same(self, method: str, *arguments: Any, **options: Any) -> Any:
+        """The one answer of both."""
+        answer = self.ask(method, *arguments, **options)
+        if isinstance(answer, Refused):
+            return answer
+        assert answer.local == answer.memory, (method, arguments, options)
+        return answer.memory
+
+    def made(self, answer: Both | Refused) -> None:
+        """The qids of something new: from now on they belong together."""
+        if isinstance(answer, Both):
+            self.paths[answer.local[2]] = answer.memory[2]
+            self.same_qid(answer.local, answer.memory)
+
+    def same_qid(self, local: Qid, memory: Qid) -> None:
+        assert local[0] == memory[0]
+        assert local[1]
+        assert memory[1]
+        assert self.paths[local[2]] == memory[2]
+
+    def compare(self, node: Both) -> None:
+        """Everything below a node."""
+        kind = self.look(node)
+        if kind == stat.S_IFREG:
+            assert self.local.content(node.local) == self.memory.content(node.memory)
+        elif kind == stat.S_IFDIR:
+            names = self.local.names_in(node.local)
+            assert self.memory.names_in(node.memory) == names
+            for name in names:
+                self.compare(Both(self.local.find(name, at=node.local), self.memory.find(name, at=node.memory)))
+
+    def look(self, node: Both) -> int:
+        (local_qid, local), (memory_qid, memory) = self.local.getattr(node.local), self.memory.getattr(node.memory)
+        self.same_qid(local_qid, memory_qid)
+        kind = stat.S_IFMT(local.mode)
+        ignored = {"ino", "blocks", "dev_major", "dev_minor", "btime_sec", "btime_nsec"}
+        if kind == stat.S_IFDIR:
+            ignored |= {"size"}
+        for name in set(Attributes._fields) - ignored:
+            mine, other = getattr(local, name), getattr(memory, name)
+            if "time" in name and mine > 1_700_000_000:  # of the present
+                continue
+            if name.endswith("nsec"):
+                continue
+            if "time" in name and other > 1_700_000_000:
+                raise AssertionError((name, mine, other))
+            assert mine == other, (name, local, memory)
+        return kind
+
+    # --- names ---
+
+    @rule(target=nodes, node=nodes, names=STEPS)
+    def walk(self, node: Both, names: list[bytes]) -> Any:
+        if b".." in names and self.local.attributes(node.local).nlink == 0:
+            return multiple()
+        answer = self.ask("walk", node, names)
+        if isinstance(answer, Refused):
+            return multiple()
+        (local_qids, local), (memory_qids, memory) = answer
+        assert len(local_qids) == len(memory_qids)
+        for one, other in zip(local_qids, memory_qids, strict=True):
+            self.same_qid(one, other)
+        assert (local is None) == (memory is None)
+        return multiple() if local is None else Both(local, memory)
+
+    @rule(node=nodes, name=NAMES, mode=MODES)
+    def mkdir(self, node: Both, name: bytes, mode: int) -> None:
+        self.made(self.ask("mkdir", node, name, mode | 0o700, *OWN))
+
+    @rule(node=nodes, name=NAMES, where=st.sampled_from([b"a", b"/", b"", b"t" * 4095, b"t" * 4096]))
+    def symlink(self, node: Both, name: bytes, where: bytes) -> None:
+        self.made(self.ask("symlink", node, name, where, *OWN))
+
+    @rule(node=nodes, name=NAMES, kind=st.sampled_from([0, 1, 4, 8, 10, 12, 15]), mode=MODES)
+    def mknod(self, node: Both, name: bytes, kind: int, mode: int) -> None:
+        self.made(self.ask("mknod", node, name, kind << 12 | mode | 0o600, 0, 0, *OWN))
+
+    @rule(node=nodes, at=nodes, name=NAMES)
+    def link(self, node: Both, at: Both, name: bytes) -> None:
+        self.same("link", at, node, name)
+
+    @rule(node=nodes)
+    def readlink(self, node: Both) -> None:
+        self.same("readlink", node)
+
+    @rule(node=nodes, at=nodes, name=NAMES)
+    def rename(self, node: Both, at: Both, name: bytes) -> None:
+        self.same("rename", node, at, name)
+
+    @rule(old=nodes, old_name=NAMES, new=nodes, new_name=NAMES)
+    def renameat(self, old: Both, old_name: bytes, new: Both, new_name: bytes) -> None:
+        self.same("renameat", old, old_name, new, new_name)
+
+    @rule(node=nodes, name=NAMES, folder=st.booleans())
+    def unlinkat(self, node: Both, name: bytes, folder: bool) -> None:
+        self.same("unlinkat", node, name, folder=folder)
+
+    @rule(node=nodes)
+    def remove(self, node: Both) -> None:
+        self.same("remove", node)
+
+    @rule(node=nodes)
+    def listing(self, node: Both) -> None:
+        if stat.S_ISDIR(self.local.attributes(node.local).mode):
+            local, memory = self.local.entries(node.local), self.memory.entries(node.memory)
+            assert sorted((e.name, e.type) for e in local) == sorted((e.name, e.type) for e in memory)
+
+    # --- attributes ---
+
+    @rule(node=nodes)
+    def getattr(self, node: Both) -> None:
+        self.look(node)
+
+    @rule(
+        node=nodes,
+        mode=st.none() | MODES,
+        size=st.none() | SIZES | st.sampled_from([1 << 63, -1]),
+        atime=TIMES,
+        mtime=TIMES,
+        own=st.booleans(),
+        uid=USERS,
+    )
+    def setattr(
+        self, node: Both, mode: int | None, size: int | None, atime: int | None, mtime: int | None, own: bool, uid: int
+    ) -> None:
+        if mode is not None and stat.S_ISDIR(self.local.attributes(node.local).mode):
+            mode |= 0o700
+        changes = SetAttributes(mode=mode, size=size, atime_ns=atime, mtime_ns=mtime)
+        if own:
+            changes = changes._replace(uid=os.geteuid(), gid=os.getegid())
+        self.same("setattr", node, changes, uid)
+
+    @rule(node=nodes, name=XATTRS, value=st.binary(max_size=20), flags=st.integers(0, 3))
+    def setxattr(self, node: Both, name: bytes, value: bytes, flags: int) -> None:
+        self.same("setxattr", node, name, value, flags, 0)
+
+    @rule(node=nodes, name=XATTRS)
+    def getxattr(self, node: Both, name: bytes) -> None:
+        self.same("getxattr", node, name)
+
+    @rule(node=nodes, name=XATTRS)
+    def removexattr(self, node: Both, name: bytes) -> None:
+        self.same("removexattr", node, name, 0)
+
+    @rule(node=nodes)
+    def listxattr(self, node: Both) -> None:
+        local, memory = self.local.listxattr(node.local), self.memory.listxattr(node.memory)
+        assert sorted(local.split(b"\0")) == sorted(memory.split(b"\0"))
+
+    # --- content ---
+
+    FLAGS = st.sampled_from(
+        [os.O_RDONLY, os.O_WRONLY, os.O_RDWR, os.O_RDWR | os.O_TRUNC, os.O_WRONLY | os.O_APPEND, os.O_DIRECTORY]
+    )
+
+    @rule(target=files, node=nodes, flags=FLAGS, uid=USERS)
+    def open(self, node: Both, flags: int, uid: int) -> Any:
+        answer = self.ask("open", node, flags, uid)
+        if isinstance(answer, Refused):
+            return multiple()
+        self.same_qid(answer.local[1], answer.memory[1])
+        return Both(answer.local[0], answer.memory[0])
+
+    @rule(target=nodes, node=nodes, name=NAMES, flags=FLAGS, exclusive=st.booleans(), mode=MODES, uid=USERS)
+    def create(self, node: Both, name: bytes, flags: int, exclusive: bool, mode: int, uid: int) -> Any:
+        flags = flags & ~os.O_DIRECTORY | (os.O_EXCL if exclusive else 0)
+        new = not self.exists(node, name)
+        answer = self.ask("create", node, name, flags, mode | 0o600, OWN[0] or uid, OWN[1])
+        if isinstance(answer, Refused):
+            return multiple()
+        (local, local_file, local_qid), (memory, memory_file, memory_qid) = answer
+        if new:
+            self.paths[local_qid[2]] = memory_qid[2]
+        self.same_qid(local_qid, memory_qid)
+        self.local.close_file(local_file)
+        self.memory.close_file(memory_file)
+        return Both(local, memory)
+
+    def exists(self, node: Both, name: bytes) -> bool:
+        with contextlib.suppress(OSError):
+            self.local.release(self.local.walk(node.local, [name]).node)
+            return True
+        return False
+
+    @rule(file=files, offset=SIZES, nbytes=SIZES)
+    def read(self, file: Both, offset: int, nbytes: int) -> None:
+        one, other = bytearray(nbytes + 1), bytearray(nbytes + 1)  # of no bytes the local driver asks nobody
+        self.same("read", file, offset, Both(ViewBuffers.of(one), ViewBuffers.of(other)))
+        assert one == other
+
+    @rule(
+        file=files, offset=SIZES, data=st.binary(min_size=1, max_size=300) | SIZES.map(lambda size: b"z" * (size + 1))
+    )
+    def write(self, file: Both, offset: int, data: bytes) -> None:
+        self.same("write", file, offset, ViewBuffers.of(data))
+
+    @rule(file=files)
+    def entries(self, file: Both) -> None:
+        answer = self.ask("readdir", file, 0)
+        if isinstance(answer, Both):
+            local, memory = (
+                list(each.batches(mine)) for each, mine in zip((self.local, self.memory), file, strict=True)
+            )
+            assert {e.name for e in local} == {e.name for e in memory}
+
+
+TestBothDrivers = BothDrivers.TestCase
+TestBothDrivers.settings = settings(
+    max_examples=40, stateful_step_count=50, deadline=None, suppress_health_check=list(HealthCheck)
+)
