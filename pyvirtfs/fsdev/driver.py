@@ -267,6 +267,14 @@ class ExportDriver(abc.ABC, Generic[NodeT, FileT]):
         """Remove the name under which the node was found, file or empty folder (Tremove). ESTALE as `rename`."""
         _not_supported()
 
+    def place(self, node: NodeT) -> Answer[tuple[NodeT | None, bytes]]:
+        """Where an object is: a new node for the folder that the node was found in, and its name there, as of now.
+
+        For the dialects whose stat holds a name, and whose rename names no folder (stat(5)). The root is in itself, by
+        the name ``/``. No node and an empty name: the driver does not know.
+        """
+        return None, b""
+
     # --- attributes ---
 
     @abc.abstractmethod

@@ -231,6 +231,27 @@ class LocalNames(LocalCore):
         node.parent, node.name = parent, name
         return parent
 
+    def place(self, node: Node) -> tuple[Node | None, bytes]:
+        """See `ExportDriver.place`: where the last walk found it or a rename put it; what the host did is not seen."""
+        table = self._table
+        if node.entry is table.root:
+            node.refs += 1
+            return node, b"/"
+        parent = node.parent
+        if parent is None:
+            try:
+                parent = self._find_place(node)
+            except OSError as error:
+                if error.errno in OUT_OF:
+                    raise
+                return None, b""
+        above = parent.node
+        if above is None:
+            parent.refs += 1
+            return table.place(parent, None, b""), node.name
+        above.refs += 1
+        return above, node.name
+
     # --- link, rename, unlink ---
 
     def link(self, directory: Node, node: Node, name: bytes) -> None:

@@ -1,7 +1,8 @@
-"""The numbers of 9P2000.L: message types, flags, masks.
+"""The numbers of 9P: message types, flags, masks.
 
-Public sources: diod's protocol.md (9P2000.L), section 5 of the Plan 9 manual (what 9P2000.L took over), and the values
-that Linux on x86 gives to the flags that travel as they are (open(2), fcntl(2), xattr(7), readdir(3)).
+Public sources: diod's protocol.md (9P2000.L), section 5 of the Plan 9 manual (9P2000 and what the others kept of it),
+"Plan 9 Remote Resource Protocol, Unix Extension" (9P2000.u), and the values that Linux on x86 gives to the flags that
+travel as they are (open(2), fcntl(2), xattr(7), readdir(3)).
 """
 
 from __future__ import annotations
@@ -55,10 +56,15 @@ TAUTH: Final = 102
 RAUTH: Final = 103
 TATTACH: Final = 104
 RATTACH: Final = 105
+RERROR: Final = 107
 TFLUSH: Final = 108
 RFLUSH: Final = 109
 TWALK: Final = 110
 RWALK: Final = 111
+TOPEN: Final = 112
+ROPEN: Final = 113
+TCREATE: Final = 114
+RCREATE: Final = 115
 TREAD: Final = 116
 RREAD: Final = 117
 TWRITE: Final = 118
@@ -67,6 +73,10 @@ TCLUNK: Final = 120
 RCLUNK: Final = 121
 TREMOVE: Final = 122
 RREMOVE: Final = 123
+TSTAT: Final = 124
+RSTAT: Final = 125
+TWSTAT: Final = 126
+RWSTAT: Final = 127
 
 # --- framing ---
 
@@ -79,6 +89,10 @@ WRITE_HEADER_SIZE: Final = 23
 IO_HEADER_SIZE: Final = 24
 """What clients subtract from msize to get the largest payload of a Tread or Twrite (IOHDRSZ)."""
 QID_SIZE: Final = 13
+STAT_SIZE: Final = 47
+"""What `size` of a stat says if its strings are empty."""
+STAT_UNIX_SIZE: Final = 61
+"""The same in 9P2000.u."""
 DIRECTORY_ENTRY_SIZE: Final = 24
 """Bytes of an entry in an Rreaddir without its name: ``qid[13] offset[8] type[1] len[2]``."""
 MIN_MSIZE: Final = 4096
@@ -110,6 +124,42 @@ QTTMP: Final = 0x04
 QTSYMLINK: Final = 0x02
 QTLINK: Final = 0x01
 QTFILE: Final = 0x00
+
+# --- stat.mode, and perm of Tcreate: what a file is; the lowest nine bits are rwxrwxrwx (stat(5)) ---
+
+DMDIR: Final = 0x80000000
+DMAPPEND: Final = 0x40000000
+DMEXCL: Final = 0x20000000
+DMMOUNT: Final = 0x10000000
+DMAUTH: Final = 0x08000000
+DMTMP: Final = 0x04000000
+# of 9P2000.u
+DMSYMLINK: Final = 0x02000000
+DMLINK: Final = 0x01000000
+"""A Tcreate that makes one more name for a fid's object."""
+DMDEVICE: Final = 0x00800000
+DMNAMEDPIPE: Final = 0x00200000
+DMSOCKET: Final = 0x00100000
+DMSETUID: Final = 0x00080000
+DMSETGID: Final = 0x00040000
+DMSETVTX: Final = 0x00010000
+
+# --- mode of Topen and Tcreate (open(5)) ---
+
+OREAD: Final = 0x00
+OWRITE: Final = 0x01
+ORDWR: Final = 0x02
+OEXEC: Final = 0x03
+OMODE: Final = 0x03
+"""Masks the four above."""
+OTRUNC: Final = 0x10
+OCEXEC: Final = 0x20
+"""Concerns the client's process only."""
+ORCLOSE: Final = 0x40
+"""Remove the file when the fid is clunked."""
+# of 9P2000.u
+OEXCL: Final = 0x04
+OAPPEND: Final = 0x80
 
 # --- flags of Tlopen and Tlcreate: those of open(2) on Linux/x86, whatever host this is ---
 

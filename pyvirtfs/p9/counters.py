@@ -8,7 +8,7 @@ class Counters:
 
     Attributes:
         by_type: Requests for each message type, a list of 256.
-        errors: Requests answered with an Rlerror.
+        errors: Requests answered with an error.
         bytes_read: Payload of Rread, bytes.
         bytes_written: Payload that Twrite stored, bytes.
         deferred: Requests that a driver answered later.

@@ -64,6 +64,10 @@ class Fid:
         users: Requests in flight that use it.
         claimed: One of them changes what it is.
         retired: Its number does not denote it any more.
+        listing: In 9P2000 and 9P2000.u, for `FOLDER`: the offset of the next Tread, and the driver's cookie for it.
+        remove_on_clunk: In the same, for `FILE`: it was opened with ORCLOSE.
+
+    The last two are set where they mean anything, and nowhere else: fids are made on every walk's way.
     """
 
     __slots__ = (
@@ -72,13 +76,18 @@ class Fid:
         "holder",
         "is_folder",
         "kind",
+        "listing",
         "node",
         "number",
+        "remove_on_clunk",
         "retired",
         "uid",
         "users",
         "xattr",
     )
+
+    listing: tuple[int, int]
+    remove_on_clunk: bool
 
     def __init__(self, number: int, node: Any, uid: int, is_folder: bool) -> None:
         self.number = number

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import construct
 
 from pyvirtfs.errors import MessageError
-from pyvirtfs.p9.messages import BY_NAME, DIRECTORY_ENTRY, HEADER, MESSAGES, Message
+from pyvirtfs.p9.messages import DIRECTORY_ENTRY, HEADER, LINUX, Message, Vocabulary
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -67,21 +67,24 @@ def parse_header(data: bytes) -> Header:
     return Header(header.size, header.type, header.tag)
 
 
-def parse(data: bytes, payload: bytes | bytearray | memoryview | None = None) -> Frame:
+def parse(
+    data: bytes, payload: bytes | bytearray | memoryview | None = None, *, vocabulary: Vocabulary = LINUX
+) -> Frame:
     """Parse one whole message.
 
     Args:
         data: Bytes behind the message's `size` are ignored.
         payload: The data of a Twrite, Rread or Rreaddir if that lies elsewhere; `data` then ends before it. It is not
             copied.
+        vocabulary: The dialect.
 
     Raises:
-        MessageError: It is no message of 9P2000.L, or a malformed one.
+        MessageError: It is no message of the dialect, or a malformed one.
     """
     header = parse_header(data)
-    message = MESSAGES.get(header.type)
+    message = vocabulary.by_type.get(header.type)
     if message is None:
-        raise MessageError(f"9P2000.L has no message of type {header.type}")
+        raise MessageError(f"{vocabulary.version.decode()} has no message of type {header.type}")
     apart = 0 if payload is None else len(payload)
     end = header.size - apart
     if not HEADER.sizeof() <= end <= len(data):
@@ -102,7 +105,9 @@ def parse(data: bytes, payload: bytes | bytearray | memoryview | None = None) ->
     return Frame(message, header.tag, fields)
 
 
-def build(name: str, tag: int, fields: Mapping[str, Any], *, payload: bool = True) -> bytes:
+def build(
+    name: str, tag: int, fields: Mapping[str, Any], *, payload: bool = True, vocabulary: Vocabulary = LINUX
+) -> bytes:
     """Build one message.
 
     Args:
@@ -111,12 +116,13 @@ def build(name: str, tag: int, fields: Mapping[str, Any], *, payload: bool = Tru
         fields: Exactly its fields, as `Frame.fields` has them.
         payload: False: leave the data of a Twrite, Rread or Rreaddir away, which then need not be among the fields;
             `size` and `count` still include it.
+        vocabulary: The dialect.
 
     Raises:
         TypeError: A field is missing, or there is no such field.
         ValueError: A field's value does not fit.
     """
-    message = BY_NAME[name]
+    message = vocabulary.by_name[name]
     parts = message.body.subcons
     expected, extra = message.fields, 0
     if message.has_payload and not payload:

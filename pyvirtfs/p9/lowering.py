@@ -285,7 +285,7 @@ class _Decoder:
         else:
             wrong = "_size != _at or _at > len(message)"  # slices do not notice the end
         self._module.add(
-            f"def decode_{self._message.name}(message):",
+            f"def decode_{self._message.identifier}(message):",
             "    try:",
             *(f"        {line}" for line in self._lines),
             f"        if {wrong}:",
@@ -369,7 +369,7 @@ class _Encoder:
         self._pieces[0] = self._pieces[0].replace(_SIZE_MARK, size)
         parameters = ", ".join(["tag", *(field.name for field in fields if not isinstance(field, Payload))])
         self._module.add(
-            f"def encode_{self._message.name}({parameters}):",
+            f"def encode_{self._message.identifier}({parameters}):",
             *(f"    {line}" for line in self._lines),
             *(f"    {line}" for line in self._shortcut(nbytes, fields[-1] if fields else None)),
             f"    return {' + '.join(self._pieces)}",
@@ -378,19 +378,24 @@ class _Encoder:
 
 def _write_entry_encoder(module: _Module, name: str, declaration: Declaration) -> None:
     """An encoder without a header, for what repeats inside of a payload."""
+    codes, values, pieces = "", [], []
     fields = describe(declaration)
-    codes, values = "", []
-    for field in fields[:-1]:
-        if not isinstance(field, Integer | Group):
-            raise TypeError(f"{name}: only its last field may be a string")
-        codes += field.code if isinstance(field, Integer) else field.codes
-        values += [field.name] if isinstance(field, Integer) else [f"*{field.name}"]
-    text = fields[-1]
-    if not isinstance(text, Text):
-        raise TypeError(f"{name}: its last field must be a string")
+    for field in fields:
+        if isinstance(field, Text):
+            codes += field.prefix
+            values.append(f"len({field.name})")
+            pieces += [f"{module.plan('pack', codes)}({', '.join(values)})", field.name]
+            codes, values = "", []
+        elif isinstance(field, Integer | Group):
+            codes += field.code if isinstance(field, Integer) else field.codes
+            values.append(field.name if isinstance(field, Integer) else f"*{field.name}")
+        else:
+            raise TypeError(f"{name}: field {field.name} is neither numbers nor a string")
+    if codes:
+        pieces.append(f"{module.plan('pack', codes)}({', '.join(values)})")
     module.add(
         f"def encode_{name}({', '.join(field.name for field in fields)}):",
-        f"    return {module.plan('pack', codes + text.prefix)}({', '.join(values)}, len({text.name})) + {text.name}",
+        f"    return {' + '.join(pieces)}",
     )
 
 
@@ -399,7 +404,7 @@ def generate(messages: Iterable[Message], entries: Mapping[str, Declaration]) ->
 
     Args:
         messages: Each gets a ``decode_NAME(message) -> (type, tag, fields)`` and an
-            ``encode_NAME(tag, *fields) -> bytes``.
+            ``encode_NAME(tag, *fields) -> bytes``; the name is its `Message.identifier`.
         entries: Structs inside of payloads, by name; each gets an ``encode_NAME(*fields) -> bytes``.
 
     Returns:

@@ -5,14 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
-from pyvirtfs.p9.codec import fixed_size
+from pyvirtfs.p9 import codec
+from pyvirtfs.p9.error_replies import LINUX_NBYTES
 
 if TYPE_CHECKING:
     from pyvirtfs.p9.requests import Request
     from pyvirtfs.p9.session import Session
 
-ERROR_NBYTES: Final = 11
-"""The size of an Rlerror, which every reply must have room for."""
+ERROR_NBYTES: Final = LINUX_NBYTES
+"""What every reply must have room for. Where an error needs more, its `Dialect` says so."""
 
 NO_TYPE: Final = -1
 """The number of an operation that stands for many types."""
@@ -21,7 +22,7 @@ Start: TypeAlias = Callable[["Session", "Request", tuple[Any, ...]], Any]
 """``start(session, request, fields)``: check the request and call the driver; returns what the driver answers.
 
 It checks names, then flags, then fids, then their state, and only then calls. It raises OSError for what ends in an
-Rlerror, MessageError for what has no answer, and has changed nothing then.
+error, MessageError for what has no answer, and has changed nothing then.
 """
 
 Finish: TypeAlias = Callable[["Session", "Request", Any], bytes]
@@ -69,14 +70,19 @@ class Operation:
         self.makes_fid = makes_fid
         self.claims = claims
         self.removes = removes
-        self.room = max(ERROR_NBYTES, (fixed_size(number + 1) or 0) if room is None else room)
+        self.room = max(ERROR_NBYTES, _reply_nbytes(number) if room is None else room)
+
+
+def _reply_nbytes(number: int) -> int:
+    """The size of the reply to a request if that is the same for all of them, else 0. No dialects differ in that."""
+    return codec.LINUX.fixed_size(number + 1) or codec.UNIX.fixed_size(number + 1) or 0
 
 
 def refusal(code: int, reason: str) -> Operation:
     """An operation that always fails.
 
     Args:
-        code: The errno of its Rlerror.
+        code: The errno of its answer.
         reason: For people.
     """
 

@@ -3,6 +3,7 @@
     Tlopen tag=3 fid=1 flags=O_RDWR|O_TRUNC
     Rlopen tag=3 qid=(file 0x1a2b.3) iounit=0
     Rlerror tag=4 ecode=2 (ENOENT)
+    Topen tag=5 fid=1 mode=ORDWR|OTRUNC
 
 Messages come from the other side, so nothing here raises on any bytes: what can be read is printed, then what is wrong.
 Names are bytes of the guest's choosing: whatever could disturb a terminal or a log is escaped, long ones are shortened.
@@ -19,7 +20,7 @@ import construct
 
 from pyvirtfs.p9 import constants as c
 from pyvirtfs.p9.flags import flag_names
-from pyvirtfs.p9.messages import COUNTED_DATA, HEADER, MESSAGES, Message
+from pyvirtfs.p9.messages import COUNTED_DATA, HEADER, LINUX, Message, Vocabulary
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -46,6 +47,31 @@ _LOCK_STATUS: Final = {
     c.LOCK_ERROR: "ERROR",
     c.LOCK_GRACE: "GRACE",
 }
+_PERMISSIONS: Final = (
+    (c.DMDIR, "DMDIR"),
+    (c.DMAPPEND, "DMAPPEND"),
+    (c.DMEXCL, "DMEXCL"),
+    (c.DMMOUNT, "DMMOUNT"),
+    (c.DMAUTH, "DMAUTH"),
+    (c.DMTMP, "DMTMP"),
+    (c.DMSYMLINK, "DMSYMLINK"),
+    (c.DMLINK, "DMLINK"),
+    (c.DMDEVICE, "DMDEVICE"),
+    (c.DMNAMEDPIPE, "DMNAMEDPIPE"),
+    (c.DMSOCKET, "DMSOCKET"),
+    (c.DMSETUID, "DMSETUID"),
+    (c.DMSETGID, "DMSETGID"),
+    (c.DMSETVTX, "DMSETVTX"),
+)
+_OPEN_MODES: Final = ("OREAD", "OWRITE", "ORDWR", "OEXEC")
+_OPEN_BITS: Final = (
+    (c.OTRUNC, "OTRUNC"),
+    (c.OCEXEC, "OCEXEC"),
+    (c.ORCLOSE, "ORCLOSE"),
+    (c.OEXCL, "OEXCL"),
+    (c.OAPPEND, "OAPPEND"),
+)
+_UNTOUCHED_QID: Final = (0xFF, 0xFFFFFFFF, 0xFFFFFFFFFFFFFFFF)
 _ERRNO_NAMES: Final = {**errno.errorcode, errno.EOPNOTSUPP: "EOPNOTSUPP"}  # not its other name, ENOTSUP
 
 # --- values ---
@@ -93,13 +119,33 @@ def _mode(value: int) -> str:
     return f"0{value:o}"
 
 
+def _permissions(value: int) -> str:
+    if value == 0xFFFFFFFF:
+        return "-1"
+    rest = value & ~sum(bit for bit, _ in _PERMISSIONS)
+    return "|".join([*(name for bit, name in _PERMISSIONS if value & bit), _mode(rest)])
+
+
+def _open_mode(value: int) -> str:
+    rest = value & ~c.OMODE & ~sum(bit for bit, _ in _OPEN_BITS)
+    names = [_OPEN_MODES[value & c.OMODE], *(name for bit, name in _OPEN_BITS if value & bit)]
+    return "|".join([*names, *([hex(rest)] if rest else [])])
+
+
+def _settable(bits: int) -> Callable[[int], str]:
+    """Of a Twstat: all ones leave the field alone."""
+    return lambda value: "-1" if value == (1 << bits) - 1 else str(value)
+
+
 def _errno(value: int) -> str:
     return f"{value} ({_ERRNO_NAMES[value]})" if value in _ERRNO_NAMES else str(value)
 
 
 def qid_text(qid: Sequence[int]) -> str:
-    """A qid as ``(dir 0x1a2b.3)``: what it is, path, version."""
+    """A qid as ``(dir 0x1a2b.3)``: what it is, path, version; ``-1`` for that of a Twstat which leaves it alone."""
     kind, version, path = qid
+    if (kind, version, path) == _UNTOUCHED_QID:
+        return "-1"
     names = [name for bit, name in _QID_TYPES if kind & bit]
     return f"({'+'.join(names) or 'file'} {path:#x}.{version})"
 
@@ -119,11 +165,13 @@ def _bits(*names: tuple[int, str]) -> Callable[[int], str]:
 
 _BY_FIELD: Final[dict[str, Callable[[Any], str]]] = {
     **dict.fromkeys(("fid", "newfid", "afid", "dfid", "olddirfid", "newdirfid", "dirfid"), _fid),
-    **dict.fromkeys(("uid", "gid", "n_uname"), _user),
+    **dict.fromkeys(("uid", "gid", "n_uname", "n_uid", "n_gid", "n_muid"), _user),
     **dict.fromkeys(("request_mask", "valid", "fsid", "rdev"), _hexadecimal),
     "oldtag": _tag,
     "mode": _mode,
     "ecode": _errno,
+    "errno": _errno,
+    "perm": _permissions,
     "status": _choice(_LOCK_STATUS),
 }
 """How a field is printed wherever it occurs."""
@@ -138,6 +186,13 @@ _BY_MESSAGE: Final[dict[tuple[int, str], Callable[[Any], str]]] = {
     (c.TGETLOCK, "type"): _choice(_LOCK_TYPES),
     (c.RGETLOCK, "type"): _choice(_LOCK_TYPES),
     (c.RSTATFS, "type"): _hexadecimal,
+    (c.TOPEN, "mode"): _open_mode,
+    (c.TCREATE, "mode"): _open_mode,
+    (c.RSTAT, "mode"): _permissions,
+    (c.TWSTAT, "mode"): _permissions,
+    (c.TWSTAT, "type"): _settable(16),
+    **dict.fromkeys(((c.TWSTAT, name) for name in ("dev", "atime", "mtime")), _settable(32)),
+    (c.TWSTAT, "length"): _settable(64),
 }
 """How a field is printed in one message."""
 
@@ -164,7 +219,7 @@ def _line(name: str, tag: int, parts: list[str]) -> str:
     return " ".join([name, f"tag={_tag(tag)}", *parts])
 
 
-def format_message(number: int, tag: int, fields: Sequence[Any]) -> str:
+def format_message(number: int, tag: int, fields: Sequence[Any], *, vocabulary: Vocabulary = LINUX) -> str:
     """A decoded message in one line.
 
     Args:
@@ -172,8 +227,9 @@ def format_message(number: int, tag: int, fields: Sequence[Any]) -> str:
         tag: Its tag.
         fields: As `pyvirtfs.p9.codec.decode` returns them; the payload of a Twrite, Rread or Rreaddir may stand at the
             end.
+        vocabulary: The dialect.
     """
-    message = MESSAGES.get(number)
+    message = vocabulary.by_type.get(number)
     if message is None:
         return _line(f"type{number}", tag, [repr(field) for field in fields])
     pairs = zip(message.fields, fields, strict=False)
@@ -203,19 +259,20 @@ def _walk_body(message: Message, body: bytes) -> Iterator[str]:
         yield f"malformed: {rest} bytes too many"
 
 
-def describe(data: bytes | bytearray | memoryview) -> str:
+def describe(data: bytes | bytearray | memoryview, vocabulary: Vocabulary = LINUX) -> str:
     """The bytes of a message in one line.
 
     Args:
         data: May be anything; malformed messages are printed as far as they go, and say so. The payload of a Twrite,
             Rread or Rreaddir may be absent.
+        vocabulary: The dialect.
     """
     data = bytes(data)
     try:
         size, number, tag = struct.unpack_from("<IBH", data)
     except struct.error:
         return f"malformed: {len(data)} bytes {data.hex()}"
-    message = MESSAGES.get(number)
+    message = vocabulary.by_type.get(number)
     end = min(size, len(data))
     if message is None:
         body = data[HEADER.sizeof() : end]

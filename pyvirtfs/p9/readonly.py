@@ -17,6 +17,7 @@ READONLY_REQUESTS: Final = frozenset(
         c.TWALK,
         c.TCLUNK,
         c.TLOPEN,
+        c.TOPEN,
         c.TREAD,
         c.TREADDIR,
         c.TREADLINK,
@@ -26,9 +27,11 @@ READONLY_REQUESTS: Final = frozenset(
         c.TFSYNC,
         c.TLOCK,
         c.TGETLOCK,
+        c.TSTAT,
+        c.TWSTAT,
     }
 )
-"""The requests that cannot modify an export (Tlopen can: see `check_open`)."""
+"""The requests that cannot modify an export; Tlopen, Topen and Twstat can, and see whether they would."""
 
 
 def check_open(flags: int) -> None:

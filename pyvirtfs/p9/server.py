@@ -15,18 +15,16 @@ from typing import TYPE_CHECKING, Any, Final
 from pyvirtfs.errors import ConfigError, GuestError, MessageError
 from pyvirtfs.fsdev.completion import Completion
 from pyvirtfs.p9 import constants as c
-from pyvirtfs.p9.codec import REQUEST_DECODERS, encoder
 from pyvirtfs.p9.constants import HEADER_SIZE, WRITE_HEADER_SIZE
 from pyvirtfs.p9.counters import Counters
 from pyvirtfs.p9.dialects import DIALECTS
 from pyvirtfs.p9.errnos import errno_of, public_errno
 from pyvirtfs.p9.limits import MSIZE_LIMIT, Limits
-from pyvirtfs.p9.messages import MESSAGES
-from pyvirtfs.p9.operation import ERROR_NBYTES
 from pyvirtfs.p9.printer import describe
 from pyvirtfs.p9.ready import ReadyQueue
 from pyvirtfs.p9.requests import ABANDONED, ABORTED, FLUSHED, FOLLOWS, Done, Request
 from pyvirtfs.p9.session import Session
+from pyvirtfs.p9.steps import Steps
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -41,7 +39,6 @@ _COPIED_WHOLE: Final = 512
 
 _DEFAULT_LIMITS: Final = Limits()
 
-_rlerror = encoder(c.RLERROR)
 _unpack_head = struct.Struct("<IBH").unpack_from
 
 
@@ -103,16 +100,16 @@ class Server:
             GuestError: There is no answer to this: the message is malformed, or there is no room for its reply. `done`
                 is never called; the transport needs a reset.
         """
+        session = self._session
         total = readable.nbytes
         room = writable.nbytes
-        if total < HEADER_SIZE or room < ERROR_NBYTES:
+        if total < HEADER_SIZE or room < session.error_nbytes:
             raise MessageError(f"a request of {total} bytes with room for {room} bytes of reply")
-        session = self._session
         data = readable.read(0, total) if total <= _COPIED_WHOLE else _copy(readable, total, session.msize)
-        kind, tag, fields = REQUEST_DECODERS[data[4]](data)
+        kind, tag, fields = session.decoders[data[4]](data)
         epoch = self._epoch
         if self._trace is not None:
-            self._trace(describe(data))
+            self._trace(describe(data, session.dialect.vocabulary))
             if self._epoch != epoch:
                 return
         operation = session.operations[kind]
@@ -163,7 +160,7 @@ class Server:
         except OSError as error:
             raise _unwritable(error) from error
         if self._trace is not None:
-            self._trace(describe(reply))
+            self._trace(describe(reply, session.dialect.vocabulary))
             if self._epoch != epoch:
                 return
         done(token, len(reply) + request.payload)
@@ -175,21 +172,21 @@ class Server:
             raise _unwritable(error) from error
         if self._trace is not None:
             epoch = self._epoch
-            self._trace(describe(reply))
+            self._trace(describe(reply, self._session.dialect.vocabulary))
             if self._epoch != epoch:
                 return
         request.done(request.token, len(reply) + request.payload)
 
     def _failure(self, request: Request, error: Exception) -> bytes:
-        """The Rlerror for what a driver or a check raised."""
+        """The reply for what a driver or a check raised."""
         if not isinstance(error, OSError):
             self._blame(request, error)
         self.counters.errors += 1
         request.payload = 0
-        return _rlerror(request.tag, public_errno(error))
+        return self._session.dialect.error(request.tag, public_errno(error), request.room)
 
     def _blame(self, request: Request, error: Exception) -> None:
-        message = MESSAGES.get(request.operation.number)
+        message = self._session.dialect.vocabulary.by_type.get(request.operation.number)
         driver, name = type(self._session.driver).__qualname__, message.name if message else "request"
         _log.error("driver %s broke its contract in a %s", driver, name, exc_info=error)
 
@@ -297,6 +294,8 @@ class Server:
         ready.clear_signal()
         ended = 0
         while (request := ready.take()) is not None:
+            if isinstance(request.completion, Steps) and not request.completion.go_on():
+                continue  # its next call waits too
             self._end(request)
             ended += 1
         return ended

@@ -9,6 +9,7 @@ from pyvirtfs.fsdev.completion import Completion
 from pyvirtfs.fsdev.driver import ExportDriver, LockHolder
 from pyvirtfs.p9 import constants as c
 from pyvirtfs.p9.admission import Admission
+from pyvirtfs.p9.dialects import table_without_session
 from pyvirtfs.p9.fids import Fid, FidTable
 from pyvirtfs.p9.requests import InFlight, Request
 
@@ -43,11 +44,14 @@ class Session:
         driver: The export.
         msize_limit: The largest msize to agree to.
         limits: What the client may use.
-        dialects: Those that it may choose from.
+        dialects: Those that it may choose from; the first one is spoken before it has.
         counters: Shared with the server.
 
     Attributes:
+        dialect: The one that is spoken; before a session, the one that errors are told in.
         operations: What to do for each of the 256 message types, now.
+        decoders: How to read each of them.
+        error_nbytes: The least room that a reply may have.
         msize: As negotiated; before that, `msize_limit`.
         iounit: Of files opened in it.
         fids: The fid table.
@@ -56,11 +60,16 @@ class Session:
     """
 
     __slots__ = (
+        "_dialects",
         "_lock_limit",
+        "_no_session",
         "_tables",
         "admission",
         "counters",
+        "decoders",
+        "dialect",
         "driver",
+        "error_nbytes",
         "fids",
         "in_flight",
         "iounit",
@@ -85,40 +94,56 @@ class Session:
         self.table = self.fids.table
         self.in_flight = InFlight()
         self._lock_limit = limits.locks
-        self._tables = {dialect.name: dialect.table(readonly=driver.readonly) for dialect in dialects}
+        self._dialects = dialects
+        self._tables = {dialect: dialect.table(readonly=driver.readonly) for dialect in dialects}
         self.admission = None if driver.throttle is None else Admission(driver.throttle)
         if self.admission is not None:
             for table in self._tables.values():
                 self.admission.limit(table)
-        self._tables[c.VERSION_UNKNOWN] = dialects[0].table_without_session()
+        self._no_session = table_without_session(dialects)
         self.end()
 
-    def negotiate(self, msize: int, version: bytes) -> tuple[int, bytes]:
+    def negotiate(self, msize: int, version: bytes) -> tuple[int, Dialect | None]:
         """What to answer to a Tversion (version(5)).
 
         Returns:
-            The fields of the Rversion. ``unknown`` for a version that is not spoken here.
+            The msize and the dialect of the Rversion; None: ``unknown``, none that is spoken here.
 
         Raises:
-            OSError: EMSGSIZE: a known version, but an msize that nothing fits into.
+            OSError: EMSGSIZE: a known version, but an msize that nothing fits into. It is told in the dialect that was
+                asked for.
         """
-        if version not in self._tables or version == c.VERSION_UNKNOWN:
-            return min(msize, self.msize_limit), c.VERSION_UNKNOWN
-        if msize < c.MIN_MSIZE:
+        dialect = self._find_dialect(version)
+        if dialect is not None and msize < c.MIN_MSIZE:
+            self._speak(dialect)
             raise OSError(errno.EMSGSIZE, f"msize {msize} is less than {c.MIN_MSIZE}")
-        return min(msize, self.msize_limit), version
+        return min(msize, self.msize_limit), dialect
 
-    def begin(self, msize: int, version: bytes) -> None:
+    def _find_dialect(self, version: bytes) -> Dialect | None:
+        """The one that a client asks for, or else the longest that is what it asks for up to one of its periods.
+
+        That is how version(5) has it: ``9P2000.x`` is answered with ``9P2000``, ``9P2000.L.x`` with ``9P2000.L``.
+        """
+        spoken = [each for each in self._dialects if version == each.name or version.startswith(each.name + b".")]
+        return max(spoken, key=lambda dialect: len(dialect.name), default=None)
+
+    def _speak(self, dialect: Dialect) -> None:
+        self.dialect = dialect
+        self.decoders = dialect.decoders
+        self.error_nbytes = dialect.error_nbytes
+
+    def begin(self, msize: int, dialect: Dialect) -> None:
         """Start a session, as negotiated."""
-        self.operations = self._tables[version]
-        if version != c.VERSION_UNKNOWN:
-            self.msize = msize
-            self.iounit = payload_unit(msize, DEFAULT_BLOCK_NBYTES)
+        self._speak(dialect)
+        self.operations = self._tables[dialect]
+        self.msize = msize
+        self.iounit = payload_unit(msize, DEFAULT_BLOCK_NBYTES)
 
     def end(self) -> None:
         """Drop all fids and with them all locks. Requests in flight are not ended by this."""
         self.fids.clear()
-        self.operations = self._tables[c.VERSION_UNKNOWN]
+        self._speak(self._dialects[0])
+        self.operations = self._no_session
         self.msize = self.msize_limit
         self.iounit = payload_unit(self.msize, DEFAULT_BLOCK_NBYTES)
 

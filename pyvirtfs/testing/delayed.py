@@ -192,6 +192,10 @@ class DelayedDriver(ExportDriver[NodeT, FileT]):
         """See `ExportDriver.remove`."""
         return self._answer("remove", lambda: self.inner.remove(node))
 
+    def place(self, node: NodeT) -> Answer[tuple[NodeT | None, bytes]]:
+        """See `ExportDriver.place`."""
+        return self._answer("place", lambda: self.inner.place(node))
+
     def getattr(self, node: NodeT) -> Answer[tuple[Qid, Attributes]]:
         """See `ExportDriver.getattr`."""
         return self._answer("getattr", lambda: self.inner.getattr(node))

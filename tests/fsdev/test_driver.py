@@ -141,5 +141,6 @@ def test_what_there_is_none_of() -> None:
     assert driver.listxattr(FILE) == b""
     assert driver.release_locks(FILE, HOLDER) == 0
     driver.fsync(FILE, datasync=True)
+    assert driver.place(FILE) == (None, b"")
     with pytest.raises(OSError, match="Invalid"):
         driver.readlink(FILE)

@@ -386,3 +386,50 @@ def test_a_walk_that_ends_for_want_of_descriptors_fails(
     with pytest.raises(OSError, match="Errno") as caught:
         driver.walk(top, [b".", b"a"])
     assert caught.value.errno == code
+
+
+# --- places ---
+
+
+def place_of(driver: LocalDriver, node: Node) -> tuple[int | None, bytes]:
+    """The inode number of the folder that a node is in, and its name there."""
+    folder, name = driver.place(node)
+    if folder is None:
+        return None, name
+    inode = driver.getattr(folder)[1].ino
+    driver.release(folder)
+    return inode, name
+
+
+def test_a_node_knows_its_place(driver: LocalDriver, at: At, root: Path) -> None:
+    assert place_of(driver, at(b"a/file")) == ((root / "a").stat().st_ino, b"file")
+    assert place_of(driver, at(b"link")) == (root.stat().st_ino, b"link")
+    assert place_of(driver, at(b"")) == (root.stat().st_ino, b"/")
+
+
+def test_a_place_is_found_where_dots_led_to_a_folder(driver: LocalDriver, at: At, root: Path) -> None:
+    node = driver.walk(at(b"a/b/c"), [b".."]).node
+    assert node is not None
+    assert place_of(driver, node) == ((root / "a").stat().st_ino, b"b")
+    driver.release(node)
+    up = driver.walk(at(b"a/b"), [b"..", b".."]).node
+    assert up is not None
+    assert place_of(driver, up) == (root.stat().st_ino, b"/")
+    driver.release(up)
+
+
+def test_a_place_follows_a_rename(driver: LocalDriver, at: At, root: Path) -> None:
+    file = at(b"a/file")
+    driver.renameat(at(b"a"), b"file", at(b"a/b"), b"moved")
+    assert place_of(driver, file) == ((root / "a/b").stat().st_ino, b"moved")
+    os.unlink(root / "a/b/moved")
+    assert place_of(driver, file) == ((root / "a/b").stat().st_ino, b"moved")  # what it was called
+
+
+def test_a_place_that_is_gone_is_unknown(driver: LocalDriver, at: At, root: Path) -> None:
+    node = driver.walk(at(b"a/b/c"), [b".."]).node
+    assert node is not None
+    os.rmdir(root / "a/b/c")
+    os.rmdir(root / "a/b")
+    assert place_of(driver, node) == (None, b"")
+    driver.release(node)

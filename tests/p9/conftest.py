@@ -277,6 +277,11 @@ class FakeExport(ExportDriver[Node, File]):
         self._live(node)
         return self._answer("remove", lambda: self._unlink(node.parent, node.name))
 
+    def place(self, node: Node) -> Any:
+        self._live(node)
+        parent = node.parent
+        return self._answer("place", lambda: (self._node(parent, parent.parent, b""), node.name or b"/"))
+
     # --- attributes ---
 
     def getattr(self, node: Node) -> Any:
@@ -460,6 +465,7 @@ class Peer:
     def __init__(self, export: FakeExport, **options: Any) -> None:
         self.export = export
         self.server = Server(export, **options)
+        self.coder = codec.LINUX
         self.ended: list[tuple[int, int]] = []
         self.rooms: list[bytearray] = []
 
@@ -473,7 +479,7 @@ class Peer:
 
     def send(self, kind: int, *fields: Any, tag: int = 0xFF00, data: bytes = b"", room: int = 8192) -> int:
         """Send a message; returns a token."""
-        return self.submit(codec.encode(kind, tag, *fields) + data, room)
+        return self.submit(self.coder.encode(kind, tag, *fields) + data, room)
 
     def nbytes(self, token: int) -> int | None:
         """How a request ended: the size of its reply, 0 without one, None if it has not."""
@@ -491,14 +497,14 @@ class Peer:
 
     def reply(self, token: int) -> tuple[int, tuple[Any, ...]]:
         """Type and fields of a reply."""
-        kind, _tag, fields = codec.decode(self.raw_reply(token))
+        kind, _tag, fields = self.coder.decode(self.raw_reply(token))
         return kind, fields
 
     def call(self, kind: int, *fields: Any, data: bytes = b"", room: int = 8192, tag: int = 0xFF00) -> Any:
         """Send a message; returns the fields of its reply, the only one if there is one only."""
         token = self.send(kind, *fields, data=data, room=room, tag=tag)
         raw = self.raw_reply(token)
-        replied, got_tag, values = codec.decode(raw)
+        replied, got_tag, values = self.coder.decode(raw)
         assert (replied, got_tag) == (kind + 1, tag), describe(raw)
         return values[0] if len(values) == 1 else values
 
@@ -508,18 +514,20 @@ class Peer:
 
     def error_of(self, token: int) -> int:
         raw = self.raw_reply(token)
-        assert raw[4] == c.RLERROR, describe(raw)
-        code: int = codec.decode(raw)[2][0]
+        assert raw[4] in {c.RLERROR, c.RERROR}, describe(raw)
+        code: int = self.coder.decode(raw)[2][-1]  # the text in 9P2000
         return code
 
     # --- what tests do all the time ---
 
-    def version(self, msize: int = 8192) -> Peer:
-        assert self.call(c.TVERSION, msize, b"9P2000.L", tag=c.NOTAG)[1] == b"9P2000.L"
+    def version(self, msize: int = 8192, coder: codec.Codec = codec.LINUX) -> Peer:
+        name = coder.vocabulary.version
+        assert self.call(c.TVERSION, msize, name, tag=c.NOTAG)[1] == name
+        self.coder = coder
         return self
 
     def attach(self, fid: int = 0, uid: int = 1000) -> Peer:
-        self.call(c.TATTACH, fid, c.NOFID, b"", b"", uid)
+        self.call(c.TATTACH, fid, c.NOFID, b"", b"", *([] if self.coder is codec.PLAIN else [uid]))
         return self
 
     def walk(self, fid: int, newfid: int, *names: bytes) -> None:

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from pyvirtfs.errors import MessageError
 from pyvirtfs.p9 import codec, frames
 from pyvirtfs.p9 import constants as c
-from pyvirtfs.p9.messages import COUNTED_DATA, DECLARATIONS, MESSAGES, QID, QIDS, STRING, STRINGS, Message
+from pyvirtfs.p9.messages import COUNTED_DATA, MESSAGES, QID, QIDS, STAT, STAT_UNIX, STRING, STRINGS, Message
 
 QIDS_OF_TUPLES = st.tuples(st.integers(0, 0xFF), st.integers(0, 0xFFFFFFFF), st.integers(0, 2**64 - 1))
 NAMES = st.binary(max_size=20)
@@ -34,60 +34,65 @@ def values_of(declaration: Any) -> st.SearchStrategy[Any]:
     return st.integers(0, 2**bits - 1)
 
 
+CODECS = (codec.LINUX, codec.UNIX, codec.PLAIN)
+FORMS = [(each, message) for each in CODECS for message in each.vocabulary.messages]
+Sample = tuple[codec.Codec, Message, int, dict[str, Any]]
+
+
 @st.composite
-def messages(draw: st.DrawFn) -> tuple[Message, int, dict[str, Any]]:
-    """A message type, a tag, and fields with the payload that their count asks for."""
-    message = draw(st.sampled_from(DECLARATIONS))
+def messages(draw: st.DrawFn) -> Sample:
+    """A dialect, a message type, a tag, and fields with the payload that their count asks for."""
+    coder, message = draw(st.sampled_from(FORMS))
     parts = [part for part in message.body.subcons if part.subcon is not COUNTED_DATA]
     fields = {part.name: draw(values_of(part.subcon)) for part in parts}
     if message.has_payload:
         fields["data"] = draw(st.binary(max_size=40))
         fields["count"] = len(fields["data"])
-    return message, draw(st.integers(0, 0xFFFF)), fields
+    return coder, message, draw(st.integers(0, 0xFFFF)), fields
 
 
-def declared(data: bytes) -> tuple[int, int, tuple[Any, ...]] | None:
+def declared(data: bytes, coder: codec.Codec = codec.LINUX) -> tuple[int, int, tuple[Any, ...]] | None:
     """What `codec.decode` must say, by way of construct alone; None: malformed."""
     size, number, _ = frames.parse_header(data)
     payload: Any = None
-    if MESSAGES[number].has_payload:  # need not be there: only its length counts
-        head = 7 + sum(part.subcon.sizeof() for part in MESSAGES[number].body.subcons[:-1])
+    message = coder.vocabulary.by_type[number]
+    if message.has_payload:  # need not be there: only its length counts
+        head = 7 + sum(part.subcon.sizeof() for part in message.body.subcons[:-1])
         if size < head:
             return None
         data, payload = data[:head], range(size - head)
     try:
-        frame = frames.parse(data, payload)
+        frame = frames.parse(data, payload, vocabulary=coder.vocabulary)
     except MessageError:
         return None
     values = tuple(value for name, value in frame.fields.items() if name != "data")
     return frame.message.type, frame.tag, values
 
 
-def decoded(data: bytes) -> tuple[int, int, tuple[Any, ...]] | None:
+def decoded(data: bytes, coder: codec.Codec = codec.LINUX) -> tuple[int, int, tuple[Any, ...]] | None:
     try:
-        return codec.decode(data)
+        return coder.decode(data)
     except MessageError:
         return None
 
 
 @given(messages())
 @settings(max_examples=400, deadline=None)
-def test_good_messages_are_equal_both_ways(sample: tuple[Message, int, dict[str, Any]]) -> None:
-    message, tag, fields = sample
-    data = frames.build(message.name, tag, fields)
+def test_good_messages_are_equal_both_ways(sample: Sample) -> None:
+    coder, message, tag, fields = sample
+    data = frames.build(message.name, tag, fields, vocabulary=coder.vocabulary)
     values = tuple(value for name, value in fields.items() if name != "data")
-    assert codec.decode(data) == (message.type, tag, values)
-    assert codec.encode(message.type, tag, *values) + fields.get("data", b"") == data
-    assert frames.parse(data).fields == {name: fields[name] for name in message.fields}
+    assert coder.decode(data) == (message.type, tag, values)
+    assert coder.encode(message.type, tag, *values) + fields.get("data", b"") == data
+    parsed = frames.parse(data, vocabulary=coder.vocabulary)
+    assert parsed.fields == {name: fields[name] for name in message.fields}
 
 
 @given(messages(), st.data())
 @settings(max_examples=800, deadline=None)
-def test_damaged_messages_are_refused_by_both_or_read_alike(
-    sample: tuple[Message, int, dict[str, Any]], data: st.DataObject
-) -> None:
-    message, tag, fields = sample
-    damaged = bytearray(frames.build(message.name, tag, fields))
+def test_damaged_messages_are_refused_by_both_or_read_alike(sample: Sample, data: st.DataObject) -> None:
+    coder, message, tag, fields = sample
+    damaged = bytearray(frames.build(message.name, tag, fields, vocabulary=coder.vocabulary))
     for how in data.draw(st.lists(st.sampled_from(["cut", "extend", "mutate", "size"]), max_size=3)):
         if how == "cut":
             del damaged[data.draw(st.integers(7, max(7, len(damaged)))) :]
@@ -101,11 +106,13 @@ def test_damaged_messages_are_refused_by_both_or_read_alike(
                 st.one_of(st.just(len(damaged)), st.integers(0, len(damaged) + 9), st.integers(0, 2**32 - 1))
             )
             struct.pack_into("<I", damaged, 0, size)
-    assert decoded(bytes(damaged)) == declared(bytes(damaged))
+    assert decoded(bytes(damaged), coder) == declared(bytes(damaged), coder)
 
 
-@pytest.mark.parametrize("message", DECLARATIONS, ids=lambda message: message.name)
-def test_every_cut_and_every_extension_is_malformed(message: Message) -> None:
+@pytest.mark.parametrize(
+    ("coder", "message"), FORMS, ids=[f"{each.vocabulary.version.decode()}-{message.name}" for each, message in FORMS]
+)
+def test_every_cut_and_every_extension_is_malformed(coder: codec.Codec, message: Message) -> None:
     fields: dict[str, Any] = {}
     for part in message.body.subcons:
         if part.subcon is STRINGS:
@@ -118,17 +125,17 @@ def test_every_cut_and_every_extension_is_malformed(message: Message) -> None:
             fields[part.name] = b"name"
         elif part.subcon is not COUNTED_DATA:
             fields[part.name] = 0
-    good = frames.build(message.name, 1, fields, payload=False)
-    assert codec.decode(good) == declared(good)
+    good = frames.build(message.name, 1, fields, payload=False, vocabulary=coder.vocabulary)
+    assert coder.decode(good) == declared(good, coder)
     for nbytes in range(len(good)):
         with pytest.raises(MessageError):
-            codec.decode(good[:nbytes])
+            coder.decode(good[:nbytes])
         with pytest.raises(MessageError):  # also if its size admits it
-            codec.decode(struct.pack("<I", nbytes) + good[4:nbytes])
+            coder.decode(struct.pack("<I", nbytes) + good[4:nbytes])
         with pytest.raises(MessageError):  # or if only its size does
-            codec.decode(struct.pack("<I", nbytes) + good[4:])
+            coder.decode(struct.pack("<I", nbytes) + good[4:])
     with pytest.raises(MessageError):
-        codec.decode(struct.pack("<I", len(good) + 1) + good[4:] + b"\0")
+        coder.decode(struct.pack("<I", len(good) + 1) + good[4:] + b"\0")
 
 
 def test_bytes_behind_the_message_are_ignored() -> None:
@@ -147,6 +154,18 @@ def test_payload_may_be_absent_or_partly_there() -> None:
     with pytest.raises(MessageError):
         codec.decode((122).to_bytes(4, "little") + head[4:] + bytes(100))
     assert codec.encode(c.RREAD, 1, 50) == bytes.fromhex("3d000000 75 0100 32000000")
+
+
+@pytest.mark.parametrize("coder", CODECS)
+def test_servers_know_requests_only(coder: codec.Codec) -> None:
+    for number, message in coder.vocabulary.by_type.items():
+        known = coder.request_decoders[number] is coder.decoder(number)
+        assert known == message.is_request
+        assert coder.fixed_size(number) == (None if _varies(message) else 7 + message.body.sizeof())
+
+
+def _varies(message: Message) -> bool:
+    return message.has_payload or any(part.subcon in {STRING, STRINGS, QIDS} for part in message.body.subcons)
 
 
 @pytest.mark.parametrize("number", sorted(set(range(256)) - set(MESSAGES)))
@@ -208,3 +227,19 @@ def test_directory_entries_are_as_declared(qid: tuple[int, int, int], offset: in
     assert frames.parse_directory(data + data) == [(qid, offset, kind, name)] * 2
     with pytest.raises(MessageError):
         frames.parse_directory(data[:-1])
+
+
+@pytest.mark.parametrize(
+    ("declaration", "encode"), [(STAT, codec.encode_stat_plain), (STAT_UNIX, codec.encode_stat_unix)]
+)
+@given(data=st.data())
+def test_stats_are_as_declared(declaration: Any, encode: Any, data: st.DataObject) -> None:
+    fields = {part.name: data.draw(values_of(part.subcon)) for part in declaration.subcons}
+    built = encode(*fields.values())
+    parsed = declaration.parse(built)
+    parsed.pop("_io")
+    parsed.qid = (parsed.qid.type, parsed.qid.version, parsed.qid.path)
+    assert dict(parsed) == fields
+    assert len(built) == len(
+        declaration.build({**parsed, "qid": dict(zip(("type", "version", "path"), fields["qid"], strict=True))})
+    )

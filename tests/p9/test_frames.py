@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from pyvirtfs.errors import MessageError
 from pyvirtfs.p9 import frames
-from pyvirtfs.p9.messages import DIRECTORY_ENTRY
+from pyvirtfs.p9.messages import DIRECTORY_ENTRY, UNIX
 
 ENTRIES = st.lists(
     st.fixed_dictionaries(
@@ -56,6 +56,10 @@ def test_unknown_messages_are_refused() -> None:
         frames.parse(bytes.fromhex("07000000 c8 0100"))
     with pytest.raises(KeyError):
         frames.build("Tcall", 1, {})
+    with pytest.raises(MessageError, match=r"9P2000\.u has no message of type 24"):
+        frames.parse(frames.build("Tgetattr", 1, {"fid": 1, "request_mask": 0}), vocabulary=UNIX)
+    with pytest.raises(KeyError):
+        frames.build("Tgetattr", 1, {}, vocabulary=UNIX)
 
 
 def test_fields_must_be_those_declared() -> None:

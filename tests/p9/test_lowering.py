@@ -25,7 +25,7 @@ from construct import (
 
 from pyvirtfs.errors import MessageError
 from pyvirtfs.p9 import codec, lowering
-from pyvirtfs.p9.messages import DECLARATIONS, DIRECTORY_ENTRY, Message
+from pyvirtfs.p9.messages import DECLARATIONS, Message
 
 TEXT = Prefixed(Int16ul, GreedyBytes)
 PAIR = Struct("a" / Int8ul, "b" / Int16ul)
@@ -100,9 +100,12 @@ def test_payloads_count_but_are_not_coded() -> None:
     assert made["decode_Tnew"](data) == (200, 7, (1000, 5))
 
 
-def test_directory_like_entries_end_in_their_only_string() -> None:
-    for declaration in (Struct("x" / Int8ul), Struct("s" / TEXT, "t" / TEXT)):
-        with pytest.raises(TypeError):
+def test_entries_consist_of_numbers_and_strings() -> None:
+    body = Struct("x" / Int8ul, "s" / TEXT, "p" / PAIR, "t" / TEXT, "y" / Int32ul)
+    made = lowering.load(lowering.generate([], {"entry": body}), "<test>")
+    assert made["encode_entry"](1, b"ab", (2, 3), b"", 4).hex() == "01 0200 6162 02 0300 0000 04000000".replace(" ", "")
+    for declaration in (Struct("many" / PrefixedArray(Int8ul, PAIR)), Struct("n" / Int8ul, "data" / Bytes(this.n))):
+        with pytest.raises(TypeError, match="entry"):
             lowering.generate([], {"entry": declaration})
 
 
@@ -112,7 +115,7 @@ def test_fixed_sizes_follow_from_the_description() -> None:
 
 
 def test_source_is_deterministic() -> None:
-    assert lowering.generate(DECLARATIONS, {"directory_entry": DIRECTORY_ENTRY}) == codec.SOURCE
+    assert lowering.generate(DECLARATIONS, codec.ENTRIES) == codec.SOURCE
 
 
 def test_tracebacks_show_the_generated_source() -> None:

@@ -2,10 +2,23 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from pyvirtfs.p9 import codec, constants, frames
-from pyvirtfs.p9.messages import BY_NAME, DECLARATIONS, MESSAGES, REQUESTS
+from pyvirtfs.p9.messages import (
+    BY_NAME,
+    DECLARATIONS,
+    LINUX,
+    MESSAGES,
+    PLAIN,
+    REQUESTS,
+    STAT,
+    STAT_UNIX,
+    UNIX,
+    Vocabulary,
+)
 
 DIR = (0x80, 3, 0x1122334455667788)
 DIR_HEX = "80 03000000 8877665544332211"
@@ -236,15 +249,123 @@ FIXED_SIZES = {
     "Rattach": 20,
 }
 
+STAT_FIELDS: dict[str, object] = {
+    "size": 0,
+    "type": 0x1234,
+    "dev": 0x55667788,
+    "qid": FILE,
+    "mode": 0o644,
+    "atime": 1_000_000_000,
+    "mtime": 0xFFFFFFFF,
+    "length": 0x1_0000_0000,
+    "name": b"file",
+    "uid": b"1000",
+    "gid": b"",
+    "muid": b"me",
+}
+STAT_HEX = (
+    f"3412 88776655 {FILE_HEX} a4010000 00ca9a3b ffffffff 0000000001000000 "
+    "0400 66696c65 0400 31303030 0000 0200 6d65"
+)  # 47 + 4 + 4 + 2 bytes
+UNIX_FIELDS: dict[str, object] = {"extension": b"c 1 3", "n_uid": 1000, "n_gid": 5, "n_muid": 0xFFFFFFFF}
+UNIX_HEX = "0500 6320312033 e8030000 05000000 ffffffff"
 
-def test_there_are_28_requests_each_with_its_reply() -> None:
-    assert len(REQUESTS) == 28
-    assert len(DECLARATIONS) == 57
-    assert len(MESSAGES) == len(BY_NAME) == len(DECLARATIONS)
-    for request in REQUESTS:
+# (dialect, name, bytes, fields): what 9P2000.L does not have, or not in that form; each with the tag 5
+GOLDEN_OLDER: list[tuple[Vocabulary, str, str, Any]] = [
+    (PLAIN, "Rerror", "10000000 6b 0500  0700 6e6f2066696c65", {"ename": b"no file"}),
+    (UNIX, "Rerror", "14000000 6b 0500  0700 6e6f2066696c65  02000000", {"ename": b"no file", "errno": 2}),
+    (
+        PLAIN,
+        "Tauth",
+        "15000000 66 0500  07000000  0200 6d65  0400 74726565",
+        {"afid": 7, "uname": b"me", "aname": b"tree"},
+    ),
+    (
+        PLAIN,
+        "Tattach",
+        "19000000 68 0500  00000000 ffffffff  0600 6e6f626f6479  0000",
+        {"fid": 0, "afid": 0xFFFFFFFF, "uname": b"nobody", "aname": b""},
+    ),
+    *(
+        (vocabulary, name, text, fields)
+        for vocabulary in (PLAIN, UNIX)
+        for name, text, fields in (
+            ("Topen", "0c000000 70 0500  01000000 12", {"fid": 1, "mode": 0x12}),
+            ("Ropen", f"18000000 71 0500  {FILE_HEX} e81f0000", {"qid": FILE, "iounit": 8168}),
+            ("Rcreate", f"18000000 73 0500  {DIR_HEX} 00000000", {"qid": DIR, "iounit": 0}),
+            ("Tstat", "0b000000 7c 0500  01000000", {"fid": 1}),
+            ("Rwstat", "07000000 7f 0500", {}),
+        )
+    ),
+    (
+        PLAIN,
+        "Tcreate",
+        "15000000 72 0500  01000000  0300 6e6577  ed010080 00",
+        {"fid": 1, "name": b"new", "perm": 0x800001ED, "mode": 0},
+    ),
+    (
+        UNIX,
+        "Tcreate",
+        "1b000000 72 0500  01000000  0300 6e6577  ff010002 00  0400 2f657463",
+        {"fid": 1, "name": b"new", "perm": 0x020001FF, "mode": 0, "extension": b"/etc"},
+    ),
+    (PLAIN, "Rstat", f"44000000 7d 0500  3b00 3900 {STAT_HEX}", {"nstat": 59, **STAT_FIELDS, "size": 57}),
+    (
+        UNIX,
+        "Rstat",
+        f"57000000 7d 0500  4e00 4c00 {STAT_HEX} {UNIX_HEX}",
+        {"nstat": 78, **STAT_FIELDS, "size": 76, **UNIX_FIELDS},
+    ),
+    (
+        PLAIN,
+        "Twstat",
+        f"48000000 7e 0500  01000000 3b00 3900 {STAT_HEX}",
+        {"fid": 1, "nstat": 59, **STAT_FIELDS, "size": 57},
+    ),
+    (
+        UNIX,
+        "Twstat",
+        f"5b000000 7e 0500  01000000 4e00 4c00 {STAT_HEX} {UNIX_HEX}",
+        {"fid": 1, "nstat": 78, **STAT_FIELDS, "size": 76, **UNIX_FIELDS},
+    ),
+]
+
+
+DIALECTS = pytest.mark.parametrize(
+    ("vocabulary", "requests", "error"),
+    [(LINUX, 28, "Rlerror"), (UNIX, 13, "Rerror"), (PLAIN, 13, "Rerror")],
+    ids=lambda value: value.version.decode() if isinstance(value, Vocabulary) else "",
+)
+
+
+@DIALECTS
+def test_each_request_of_a_dialect_has_its_reply(vocabulary: Vocabulary, requests: int, error: str) -> None:
+    assert len(vocabulary.requests) == requests
+    assert len(vocabulary.by_type) == len(vocabulary.by_name) == len(vocabulary.messages) == 2 * requests + 1
+    assert error in vocabulary.by_name
+    for request in vocabulary.requests:
         assert request.name.startswith("T")
-        assert MESSAGES[request.type + 1].name == "R" + request.name[1:]
-        assert "L" in request.dialects
+        assert vocabulary.by_type[request.type + 1].name == "R" + request.name[1:]
+
+
+def test_all_dialects_together_have_32_requests() -> None:
+    assert len({message.type for message in DECLARATIONS if message.is_request}) == 32
+    assert (LINUX.by_type, LINUX.by_name, LINUX.requests) == (MESSAGES, BY_NAME, REQUESTS)
+
+
+def test_a_number_has_one_name_and_a_form_one_identifier() -> None:
+    assert len({message.type for message in DECLARATIONS}) == len({message.name for message in DECLARATIONS})
+    identifiers = [message.identifier for message in DECLARATIONS]
+    assert len(identifiers) == len(set(identifiers))
+    assert [name for name in identifiers if name.startswith("Tattach")] == ["Tattach_plain", "Tattach"]
+    assert [name for name in identifiers if name.startswith("Rerror")] == ["Rerror_plain", "Rerror_unix"]
+
+
+def test_a_form_belongs_to_known_dialects_and_no_two_forms_to_one() -> None:
+    for message in DECLARATIONS:
+        others = [other for other in DECLARATIONS if other.type == message.type and other is not message]
+        assert set(message.dialects) <= set(".uL")
+        assert not any(set(message.dialects) & set(other.dialects) for other in others)
 
 
 def test_constants_are_the_numbers_of_the_declarations() -> None:
@@ -254,6 +375,31 @@ def test_constants_are_the_numbers_of_the_declarations() -> None:
 
 def test_every_message_has_a_golden_vector() -> None:
     assert set(GOLDEN) == set(BY_NAME)
+    for vocabulary in (PLAIN, UNIX):
+        older = {message.name for message in vocabulary.messages if message not in LINUX.messages}
+        assert {name for each, name, *_ in GOLDEN_OLDER if each is vocabulary} == older
+
+
+@pytest.mark.parametrize(("vocabulary", "name", "text", "fields"), GOLDEN_OLDER)
+def test_older_dialects_match_their_golden_vectors(
+    vocabulary: Vocabulary, name: str, text: str, fields: dict[str, object]
+) -> None:
+    data = bytes.fromhex(text)
+    frame = frames.parse(data, vocabulary=vocabulary)
+    assert (frame.message.name, frame.tag, frame.fields) == (name, 5, fields)
+    assert frames.build(name, 5, fields, vocabulary=vocabulary) == data
+    coded = codec.PLAIN if vocabulary is PLAIN else codec.UNIX
+    number = vocabulary.by_name[name].type
+    assert coded.decode(data) == (number, 5, tuple(fields.values()))
+    assert coded.encode(number, 5, *fields.values()) == data
+
+
+def test_stats_have_the_sizes_of_the_manual() -> None:
+    empty = {"size": 0, "type": 0, "dev": 0, "qid": dict.fromkeys(("type", "version", "path"), 0), "mode": 0}
+    empty |= dict.fromkeys(("atime", "mtime", "length"), 0) | dict.fromkeys(("name", "uid", "gid", "muid"), b"")
+    assert len(STAT.build(empty)) == 2 + constants.STAT_SIZE
+    empty |= {"extension": b"", "n_uid": 0, "n_gid": 0, "n_muid": 0}
+    assert len(STAT_UNIX.build(empty)) == 2 + constants.STAT_UNIX_SIZE
 
 
 @pytest.mark.parametrize("name", GOLDEN)

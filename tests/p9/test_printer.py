@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from pyvirtfs.p9 import codec
 from pyvirtfs.p9 import constants as c
-from pyvirtfs.p9.messages import MESSAGES
+from pyvirtfs.p9.messages import LINUX, MESSAGES, PLAIN, UNIX, Vocabulary
 from pyvirtfs.p9.printer import describe, format_message, qid_text, quoted
 
 FILE = (0, 3, 0x1A2B)
@@ -68,6 +68,51 @@ DIR = (0x80, 3, 0x1A2B)
 def test_lines(number: int, tag: int, fields: tuple[object, ...], line: str) -> None:
     assert describe(codec.encode(number, tag, *fields)) == line
     assert format_message(number, tag, fields) == line
+
+
+UNTOUCHED = (0, 0xFFFF, 0xFFFFFFFF, (0xFF, 2**32 - 1, 2**64 - 1), *[0xFFFFFFFF] * 3, 2**64 - 1, *[b""] * 4)
+CHANGED = (0, 0, 0, FILE, 0x81ED, 10, 11, 12, b"n", b"u", b"g", b"m", b"t", 1, 2, 0xFFFFFFFF)
+
+
+@pytest.mark.parametrize(
+    ("coder", "number", "fields", "line"),
+    [
+        (codec.PLAIN, c.RERROR, (b"Is a directory",), 'Rerror tag=3 ename="Is a directory"'),
+        (codec.UNIX, c.RERROR, (b"no", 2), 'Rerror tag=3 ename="no" errno=2 (ENOENT)'),
+        (codec.PLAIN, c.TATTACH, (0, c.NOFID, b"me", b""), 'Tattach tag=3 fid=0 afid=NOFID uname="me" aname=""'),
+        (codec.UNIX, c.TOPEN, (1, 0x52), "Topen tag=3 fid=1 mode=ORDWR|OTRUNC|ORCLOSE"),
+        (codec.UNIX, c.TOPEN, (1, 0xAC), "Topen tag=3 fid=1 mode=OREAD|OCEXEC|OEXCL|OAPPEND|0x8"),
+        (
+            codec.UNIX,
+            c.TCREATE,
+            (1, b"n", 0x020801ED, 0, b"to"),
+            'Tcreate tag=3 fid=1 name="n" perm=DMSYMLINK|DMSETUID|0755 mode=OREAD extension="to"',
+        ),
+        (
+            codec.PLAIN,
+            c.TWSTAT,
+            (1, 49, *UNTOUCHED),
+            (
+                "Twstat tag=3 fid=1 nstat=49 size=0 type=-1 dev=-1 qid=-1 mode=-1 atime=-1 mtime=-1 length=-1 "
+                'name="" uid="" gid="" muid=""'
+            ),
+        ),
+        (
+            codec.UNIX,
+            c.RSTAT,
+            (68, *CHANGED),
+            (
+                "Rstat tag=3 nstat=68 size=0 type=0 dev=0 qid=(file 0x1a2b.3) mode=0100755 atime=10 mtime=11 length=12"
+                ' name="n" uid="u" gid="g" muid="m" extension="t" n_uid=1 n_gid=2 n_muid=-1'
+            ),
+        ),
+        (codec.PLAIN, c.TGETATTR, (), "type24 tag=3"),
+    ],
+)
+def test_lines_of_older_dialects(coder: codec.Codec, number: int, fields: tuple[object, ...], line: str) -> None:
+    assert format_message(number, 3, fields, vocabulary=coder.vocabulary) == line
+    if fields:
+        assert describe(coder.encode(number, 3, *fields), coder.vocabulary) == line
 
 
 def test_payloads_are_shown_shortened() -> None:
@@ -139,11 +184,11 @@ def test_decoded_messages_of_unknown_types() -> None:
 
 @given(st.one_of(st.binary(max_size=80), st.builds(
     lambda number, size, body: struct.pack("<IBH", size, number, 1) + body,
-    st.sampled_from(sorted(MESSAGES)),
+    st.sampled_from(sorted({*MESSAGES, *UNIX.by_type})),
     st.one_of(st.integers(0, 80), st.integers(0, 2**32 - 1)),
     st.binary(max_size=70),
-)))  # fmt: skip
-def test_nothing_raises_and_nothing_breaks_the_line(data: bytes) -> None:
-    line = describe(data)
+)), st.sampled_from([LINUX, UNIX, PLAIN]))  # fmt: skip
+def test_nothing_raises_and_nothing_breaks_the_line(data: bytes, vocabulary: Vocabulary) -> None:
+    line = describe(data, vocabulary)
     assert line
     assert line.isprintable()

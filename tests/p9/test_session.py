@@ -78,19 +78,54 @@ def test_nothing_fits_a_tiny_msize(make_peer: Callable[..., Peer], msize: int) -
     [
         b"",
         b"9P",
-        b"9P2000",
-        b"9P2000.u",
+        b"9P2001",
+        b"9P20000.u",
         b"9p2000.l",
-        b"9P2000.L.Google.7",
-        b"9P2000.W",
+        b"9P1999.L",
+        b" 9P2000",
         b"unknown",
-        b"9P2000.L" * 8000,
+        b"unknown.L" * 7000,
     ],
 )
 def test_other_versions_are_unknown(make_peer: Callable[..., Peer], version: bytes) -> None:
     peer = make_peer()
     assert peer.call(c.TVERSION, 8192, version, tag=c.NOTAG) == (8192, b"unknown")
     assert peer.error(c.TATTACH, 0, c.NOFID, b"", b"", 0) == errno.EPROTO
+
+
+@pytest.mark.parametrize(
+    ("asked", "agreed"),
+    [
+        (b"9P2000", b"9P2000"),
+        (b"9P2000.u", b"9P2000.u"),
+        (b"9P2000.L.Google.7", b"9P2000.L"),
+        (b"9P2000.u.", b"9P2000.u"),
+        (b"9P2000.W", b"9P2000"),
+        (b"9P2000.", b"9P2000"),
+        (b"9P2000.L" * 8000, b"9P2000"),
+    ],
+)
+def test_what_stands_before_a_period_is_a_version_too(
+    make_peer: Callable[..., Peer], asked: bytes, agreed: bytes
+) -> None:
+    peer = make_peer()
+    assert peer.call(c.TVERSION, 8192, asked, tag=c.NOTAG) == (8192, agreed)
+
+
+@pytest.mark.parametrize(
+    ("coder", "reply"), [(codec.UNIX, (b"Message too long", 90)), (codec.PLAIN, (b"Message too long",))]
+)
+def test_a_version_that_fails_does_so_in_the_dialect_asked_for(
+    make_peer: Callable[..., Peer], coder: codec.Codec, reply: tuple[Any, ...]
+) -> None:
+    peer = make_peer()
+    peer.coder = coder
+    assert peer.reply(peer.send(c.TVERSION, 4095, coder.vocabulary.version, tag=c.NOTAG)) == (c.RERROR, reply)
+    assert peer.reply(peer.send(c.TCLUNK, 0))[1][0] == b"Protocol error"
+    assert peer.call(c.TVERSION, 8192, b"nonsense", tag=c.NOTAG)[1] == b"unknown"
+    peer.coder = codec.LINUX
+    assert peer.error(c.TCLUNK, 0) == errno.EPROTO  # as before any version
+    peer.version(coder=coder).attach()
 
 
 @pytest.mark.parametrize("version", [b"9P2000.L", b"9P2000.u"])

@@ -38,9 +38,11 @@ def start_version(session: Session, request: Request, fields: Fields) -> Any:
 
 def finish_version(session: Session, request: Request, _value: None) -> bytes:
     """Rversion."""
-    msize, version = request.context
-    session.begin(msize, version)
-    return _rversion(request.tag, msize, version)
+    msize, dialect = request.context
+    if dialect is None:
+        return _rversion(request.tag, msize, c.VERSION_UNKNOWN)
+    session.begin(msize, dialect)
+    return _rversion(request.tag, msize, dialect.name)
 
 
 def start_flush(session: Session, request: Request, fields: Fields) -> Any:
