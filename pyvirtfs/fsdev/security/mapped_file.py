@@ -211,8 +211,9 @@ class MappedFile(MappedModel):
         moving = self._number(old, old_name)
         target = self._number(new, new_name)
         loser = self._held(new, new_name)
-        old_fd, new_fd = self.table.both(old, new)
-        store.prepare(old_fd, old_name, new_fd)
+        if target is not None:  # there would be no way back
+            old_fd, new_fd = self.table.both(old, new)
+            store.prepare(old_fd, old_name, new_fd)
         try:
             super().rename(old, old_name, new, new_name)
         except OSError as error:
@@ -225,6 +226,8 @@ class MappedFile(MappedModel):
             self.table.detach(loser, new, new_name)
         try:
             old_fd, new_fd = self.table.both(old, new)
+            if target is None:
+                store.prepare(old_fd, old_name, new_fd)
             store.rename(old_fd, old_name, new_fd, new_name)
         except OSError:
             if target is None:
