@@ -83,6 +83,11 @@ def test_what_is_written_is_what_qemu_reads(driver: LocalDriver, at: At, root: P
     assert metadata(root / "folder") == "virtfs.uid=1\nvirtfs.gid=2\nvirtfs.mode=17901\n"
     assert metadata(root / "folder/link") == "virtfs.uid=1\nvirtfs.gid=2\nvirtfs.mode=41471\n"
     assert metadata(root / "device") == "virtfs.uid=1\nvirtfs.gid=2\nvirtfs.mode=8576\nvirtfs.rdev=1281\n"
+    driver.mknod(at(b"folder"), b"fifo", stat.S_IFIFO | 0o620, 3, 4, 1 << 31, 4294967294)
+    driver.mknod(at(b"folder"), b"disk", stat.S_IFBLK | 0o660, 259, 0xFFFFF, 0, 0)
+    signed = "virtfs.uid=-2147483648\nvirtfs.gid=-2\nvirtfs.mode=4496\nvirtfs.rdev=0\n"
+    assert metadata(root / "folder/fifo") == signed
+    assert metadata(root / "folder/disk") == "virtfs.uid=0\nvirtfs.gid=0\nvirtfs.mode=25008\nvirtfs.rdev=-982017\n"
     driver.setattr(top, SetAttributes(uid=7), 0)
     driver.setattr(top, SetAttributes(mode=0o700), 0)
     assert (root / ".virtfs_metadata_root").read_text() == f"virtfs.uid=7\nvirtfs.mode={0o40700}\n"
