@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import contextlib
 import errno
+import gc
 import os
 import stat
 import time
@@ -218,6 +220,22 @@ def test_rename_over_an_empty_folder(driver: LocalDriver, at: At, root: Path) ->
     assert sorted(os.listdir(root / META)) == ["b", "full"]
     with pytest.raises(OSError, match="Errno"):
         driver.renameat(at(b""), b"b", at(b"b"), b"inside")
+
+
+def test_a_refused_rename_keeps_nothing_alive(driver: LocalDriver, at: At) -> None:
+    """No cycle of frames, which would keep the request, and with it all of the guest's memory."""
+    for name in (b"a", b"full"):
+        driver.mkdir(at(b""), name, 0o755, 1, 2)
+        make(driver, at(name), b"file")
+    top = at(b"")
+    gc.collect()
+    gc.disable()
+    try:
+        with contextlib.suppress(OSError):
+            driver.renameat(top, b"a", top, b"full")
+        assert gc.collect() == 0
+    finally:
+        gc.enable()
 
 
 def test_a_rename_that_fails_leaves_everything(
