@@ -45,10 +45,10 @@ def parse(data: bytes) -> tuple[Overrides, str]:
 
 def dump(kept: Overrides) -> bytes:
     """The content of a metadata file."""
-    lines = zip(Overrides._fields, kept, strict=True)
-    return b"".join(b"virtfs.%s=%d\n" % (name.encode(), _signed(number)) for name, number in lines if number is not None)
+    fields = zip(Overrides._fields, kept, strict=True)
+    return b"".join(_line(name, number) for name, number in fields if number is not None)
 
 
-def _signed(number: int) -> int:
-    """A number of 32 bits as one with a sign; a larger one, which QEMU does not write, as it is."""
-    return number - (1 << 32) if _SIGN <= number < 1 << 32 else number
+def _line(name: str, number: int) -> bytes:
+    """One field; a number beyond 32 bits, which QEMU does not write, has no sign."""
+    return b"virtfs.%s=%d\n" % (name.encode(), number - (1 << 32) if _SIGN <= number < 1 << 32 else number)
