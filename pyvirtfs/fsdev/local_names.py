@@ -36,7 +36,7 @@ class LocalNames(LocalCore):
     """Walk, link, rename, unlink."""
 
     def attach(self, aname: bytes, uid: int) -> tuple[Node, Qid]:
-        """A handle on the root, whatever tree the guest asked for; as QEMU does it."""
+        """A handle on the root, whatever tree the guest asked for."""
         del aname, uid
         table = self._table
         qid = table.qid(table.root)
