@@ -263,10 +263,15 @@ class LocalDriver(LocalCreate, LocalNames, LocalAttributes, LocalLocks):
         long as a guest has anything of the tree that was there, it is that one.
 
         Raises:
-            OSError: As stat(2): nothing is there. EINVAL: it cannot be exported.
+            OSError: ENOENT, ENOTDIR: nothing is there. EINVAL: what is there cannot be exported.
         """
         if self._is_idle:
-            there = os.stat(self._path)
+            try:
+                there = os.stat(self._path)
+            except (FileNotFoundError, NotADirectoryError):
+                raise
+            except OSError:  # a process that gave its privileges up since then may not look any more
+                return super().attach(aname, uid)
             here = self._table.stat(self._table.root.fd)
             if (there.st_ino, os.major(there.st_dev), os.minor(there.st_dev)) != (
                 here.ino, here.dev_major, here.dev_minor,

@@ -25,7 +25,7 @@ import stat
 from typing import Final
 
 from pyvirtfs.fsdev.driver import Attributes, Qid
-from pyvirtfs.fsdev.entries import PATH_FLAGS, Entry, Node
+from pyvirtfs.fsdev.entries import PATH_FLAGS, WRITE_STEP, Entry, Node
 from pyvirtfs.fsdev.local_core import LocalFile, fail
 from pyvirtfs.fsdev.local_files import FILE_FLAGS, LocalFiles
 from pyvirtfs.syscalls import fstatfs, reopen
@@ -89,6 +89,7 @@ class LocalCreate(LocalFiles):
             self._undo_file(parent, name, fd, entry)
             os.close(fd)
             raise
+        parent.writes += WRITE_STEP
         node = table.place(entry, parent, name)
         return node, self._opened(fd, entry, flags, uid), qid
 
@@ -228,6 +229,7 @@ class LocalCreate(LocalFiles):
             if entry is not None:
                 table.drop(entry)
             raise
+        parent.writes += WRITE_STEP
         table.drop(entry)
         return qid
 
