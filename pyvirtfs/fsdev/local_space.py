@@ -43,7 +43,13 @@ class LocalSpace(LocalCreate, LocalNames, LocalAttributes):
         """Another tree than that of the start is measured as that was."""
         super()._open_tree(root_fd)
         if hasattr(self, "_limits"):
-            self._watch_tree()
+            limits = self._limits
+            before, limits.used = limits.used, 0
+            try:
+                self._watch_tree()
+            except OSError:
+                limits.used = before
+                raise
 
     # --- what objects take ---
 
