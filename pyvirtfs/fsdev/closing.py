@@ -36,7 +36,7 @@ _FOLDER_FLAGS: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
 _PART: Final = 16
 """One part in so many of the budget is closed in one go, so that not every request has to close something."""
 _LOOKED_AT: Final = 1024
-"""How many entries are looked at in one go: finding that nothing can be closed must not take for ever."""
+"""How many entries are looked at in one go, at least."""
 _RECENT: Final = 4
 """Entries that were opened again a moment ago stay open; an operation needs that of the last two."""
 
@@ -97,16 +97,27 @@ class LeastRecentlyOpened:
         self._mount_id = -1
         self._by_handle: bool | None = None  # None: nobody has tried
         self._closed_files = 0
+        self._is_stuck = False  # a moment ago there was nothing among all entries that could be closed
         self._opens_anything = not missing_capabilities(("CAP_DAC_OVERRIDE",))
 
     # --- making room ---
 
     def make_room(self, wanted: int) -> bool:
-        """Close at least that many descriptors, entries first, then files; whether that could be done."""
+        """Close at least that many descriptors, entries first, then files; whether that could be done.
+
+        Among many that must stay open all are looked at, if need be; but not each time: finding that nothing can be
+        closed must not take for ever.
+        """
         aim = max(wanted, self._table.budget // _PART)
         closed = self._close_entries(aim)
         if closed < wanted:
             closed += self._close_files(wanted - closed)
+        if closed < wanted and not self._is_stuck:
+            left = len(self._table.open) - _LOOKED_AT
+            while closed < wanted and left > 0:
+                closed += self._close_entries(aim)
+                left -= _LOOKED_AT
+        self._is_stuck = closed < wanted
         return closed >= wanted
 
     def _close_entries(self, aim: int) -> int:

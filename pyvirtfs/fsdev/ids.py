@@ -48,6 +48,12 @@ class Ids(Protocol):
     def to_guest(self, host: int) -> int:
         """The guest's id for one of the host."""
 
+    def maker(self, guest: int) -> int:
+        """The guest's id that owns what is made by one of the guest, who may have none (0xFFFFFFFF)."""
+
+    def holds(self, host: int) -> bool:
+        """Whether an id of the host is one that the guest may have."""
+
     def within(self, hosts: Collection[int]) -> bool:
         """Whether it never leads to other ids of the host than these."""
 
@@ -107,6 +113,15 @@ class IdMap:
                 return guest + host - start
         return OVERFLOW_ID
 
+    def maker(self, guest: int) -> int:
+        """The same id; `OVERFLOW_ID` for who has none: not the server's own."""
+        return OVERFLOW_ID if guest == NONUNAME else guest
+
+    def holds(self, host: int) -> bool:
+        """Whether it is in a range."""
+        index = bisect_right(self._hosts, host) - 1
+        return index >= 0 and host < self._by_host[index].host + self._by_host[index].length
+
     def within(self, hosts: Collection[int]) -> bool:
         """Whether its ranges hold no other ids of the host than these."""
         wanted = sum(each.length for each in self.ranges)
@@ -135,6 +150,14 @@ class Squash:
         """The same id."""
         return host
 
+    def maker(self, guest: int) -> int:
+        """Somebody: it is one id for all."""
+        return 0 if guest == NONUNAME else guest
+
+    def holds(self, host: int) -> bool:
+        """Whether it is the one id."""
+        return host == self.host
+
     def within(self, hosts: Collection[int]) -> bool:
         """Whether it is one of these."""
         return self.host in hosts
@@ -152,6 +175,15 @@ class SameIds:
     def to_guest(self, host: int) -> int:
         """The same id."""
         return host
+
+    def maker(self, guest: int) -> int:
+        """The same id."""
+        return guest
+
+    def holds(self, host: int) -> bool:
+        """Any id is."""
+        del host
+        return True
 
     def within(self, hosts: Collection[int]) -> bool:
         """No restriction: nobody has asked for other ids."""

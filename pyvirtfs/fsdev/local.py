@@ -18,6 +18,7 @@ from __future__ import annotations
 import errno
 import logging
 import os
+import stat
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
@@ -25,7 +26,7 @@ from typing import Any, Final
 from pyvirtfs.errors import ConfigError
 from pyvirtfs.fsdev.capabilities import missing_capabilities
 from pyvirtfs.fsdev.driver import Qid
-from pyvirtfs.fsdev.entries import Node
+from pyvirtfs.fsdev.entries import PATH_FLAGS, Node
 from pyvirtfs.fsdev.ids import Ids, Squash, translation
 from pyvirtfs.fsdev.local_attributes import LocalAttributes
 from pyvirtfs.fsdev.local_create import LocalCreate
@@ -103,6 +104,25 @@ def open_root(path: str) -> int:
         raise ConfigError("path", f"{path!r} cannot be opened: {error.strerror}") from None
     except ValueError as error:  # a NUL in it
         raise ConfigError("path", f"{path!r} cannot be opened: {error}") from None
+
+
+def _open_without_links(path: str) -> int:
+    """An ``O_PATH`` descriptor of what is at an absolute path; ENOTDIR where a symbolic link is on the way to it."""
+    fd = os.open("/", PATH_FLAGS)
+    try:
+        for name in filter(None, path.split("/")):
+            below = os.open(name, PATH_FLAGS, dir_fd=fd)
+            os.close(fd)
+            fd = below
+    except OSError:
+        os.close(fd)
+        raise
+    return fd
+
+
+def _check_folder(path: str, mode: int) -> None:
+    if not stat.S_ISDIR(mode):
+        raise ConfigError("path", f"{path!r} is not a folder")
 
 
 def make_model(name: str, fmode: int | None, dmode: int | None, ids: tuple[Ids, Ids] | None) -> SecurityModel:
@@ -208,8 +228,8 @@ class LocalDriver(LocalCreate, LocalNames, LocalAttributes, LocalLocks):
         model = make_model(security_model, fmode, dmode, ids)
         if not readonly:
             check_privilege(model, ids)
-        self._path = os.path.abspath(path)  # the program may go to another folder
         root_fd = open_root(os.fspath(path))
+        self._path = os.path.realpath(path)  # the program may go to another folder
         if not Path(f"/proc/self/fd/{root_fd}").exists():
             os.close(root_fd)
             raise ConfigError("path", "/proc is not mounted, and the driver needs it")
@@ -262,37 +282,49 @@ class LocalDriver(LocalCreate, LocalNames, LocalAttributes, LocalLocks):
         That is what is at the path now. It may have been removed and made again, unmounted and mounted again; but as
         long as a guest has anything of the tree that was there, it is that one.
 
+        The person who has set the export up may have named it through symbolic links; since then no new one is
+        followed: another guest may have made it, whose export holds this one.
+
         Raises:
             OSError: ENOENT, ENOTDIR: nothing is there. EINVAL: what is there cannot be exported.
         """
         if self._is_idle:
             try:
-                there = os.stat(self._path)
+                fd = _open_without_links(self._path)
             except (FileNotFoundError, NotADirectoryError):
                 raise
             except OSError:  # a process that gave its privileges up since then may not look any more
                 return super().attach(aname, uid)
+            there = os.fstat(fd)
             here = self._table.stat(self._table.root.fd)
-            if (there.st_ino, os.major(there.st_dev), os.minor(there.st_dev)) != (
+            if (there.st_ino, os.major(there.st_dev), os.minor(there.st_dev)) == (
                 here.ino, here.dev_major, here.dev_minor,
             ):  # fmt: skip
-                self._move()
+                os.close(fd)
+            else:
+                self._move(fd, there.st_mode)
         return super().attach(aname, uid)
 
-    def _move(self) -> None:
-        """Export what is at the path now."""
+    def _move(self, root_fd: int, mode: int) -> None:
+        """Export what is at the path now, or else what was; `root_fd` belongs to the driver, also if this raises."""
         try:
-            root_fd = open_root(self._path)
-            try:
-                self._model.check_root(root_fd, self._path, readonly=self.readonly)
-            except ConfigError:
-                os.close(root_fd)
-                raise
+            _check_folder(self._path, mode)
+            self._model.check_root(root_fd, self._path, readonly=self.readonly)
         except ConfigError as error:
+            os.close(root_fd)
             _log.warning("%s", error)
             raise OSError(errno.EINVAL, str(error)) from None
-        self._close_tree()
-        self._open_tree(root_fd)
+        listings, table, closer = self._listings, self._table, self._closer
+        try:
+            self._open_tree(root_fd)
+        except OSError:
+            if self._listings is not listings:
+                self._close_tree()
+            self._listings, self._table, self._closer = listings, table, closer
+            self._model.table = table
+            raise
+        listings.close()
+        table.close()
 
 
 class LimitedLocalDriver(LocalSpace, LocalDriver):

@@ -43,7 +43,13 @@ class LocalSpace(LocalCreate, LocalNames, LocalAttributes):
         """Another tree than that of the start is measured as that was."""
         super()._open_tree(root_fd)
         if hasattr(self, "_limits"):
-            self._watch_tree()
+            limits = self._limits
+            before, limits.used = limits.used, 0
+            try:
+                self._watch_tree()
+            except OSError:
+                limits.used = before
+                raise
 
     # --- what objects take ---
 
@@ -53,6 +59,26 @@ class LocalSpace(LocalCreate, LocalNames, LocalAttributes):
             return self._table.stat(fd, name).blocks * BLOCK_NBYTES
         except FileNotFoundError:
             return 0
+
+    def _around(self, *places: tuple[Entry, bytes]) -> int:
+        """The bytes of folders, and of what the security model keeps there for names in them.
+
+        What has several names, as metadata of an object with several has, counts for none of them: it neither comes
+        nor goes with one.
+        """
+        table = self._table
+        taken = 0
+        for parent in {parent: None for parent, _ in places}:
+            taken += self._taken(parent.fd)
+        for parent, path in {(parent, path): None for parent, name in places for path in self._model.beside(name)}:
+            with contextlib.suppress(OSError):
+                found = table.stat(parent.fd, path)
+                if found.nlink == 1 or stat.S_ISDIR(found.mode):
+                    taken += found.blocks * BLOCK_NBYTES
+        return taken
+
+    def _place_if_known(self, node: Node) -> tuple[tuple[Entry, bytes], ...]:
+        return () if node.parent is None else ((node.parent, node.name),)
 
     def _last_handle_gone(self, entry: Entry) -> None:
         """Called before the descriptor of an entry is closed."""
@@ -126,8 +152,9 @@ class LocalSpace(LocalCreate, LocalNames, LocalAttributes):
         self, parent: Entry, name: bytes, flags: int, mode: int, uid: int, gid: int
     ) -> tuple[Node, LocalFile, Qid]:
         """A file that was not there."""
+        before = self._around((parent, name))
         opened = super()._create_new(parent, name, flags, mode, uid, gid)
-        self._limits.changed(self._taken(opened[1].fd))
+        self._limits.changed(self._taken(opened[1].fd) + self._around((parent, name)) - before)
         return opened
 
     def _is_there(self, directory: Node, name: bytes) -> bool:
@@ -140,32 +167,37 @@ class LocalSpace(LocalCreate, LocalNames, LocalAttributes):
     def mkdir(self, directory: Node, name: bytes, mode: int, uid: int, gid: int) -> Qid:
         """See `ExportDriver.mkdir`."""
         self._require(1)
-        return self._made(directory, name, super().mkdir(directory, name, mode, uid, gid))
+        before = self._around((directory.entry, name))
+        return self._made(directory, name, before, super().mkdir(directory, name, mode, uid, gid))
 
     def symlink(self, directory: Node, name: bytes, target: bytes, uid: int, gid: int) -> Qid:
         """See `ExportDriver.symlink`."""
         self._require(1)
-        return self._made(directory, name, super().symlink(directory, name, target, uid, gid))
+        before = self._around((directory.entry, name))
+        return self._made(directory, name, before, super().symlink(directory, name, target, uid, gid))
 
     def mknod(self, directory: Node, name: bytes, mode: int, major: int, minor: int, uid: int, gid: int) -> Qid:
         """See `ExportDriver.mknod`."""
         self._require(1)
-        return self._made(directory, name, super().mknod(directory, name, mode, major, minor, uid, gid))
+        before = self._around((directory.entry, name))
+        return self._made(directory, name, before, super().mknod(directory, name, mode, major, minor, uid, gid))
 
-    def _made(self, directory: Node, name: bytes, qid: Qid) -> Qid:
-        self._limits.changed(self._taken(directory.entry.fd, name))
+    def _made(self, directory: Node, name: bytes, before: int, qid: Qid) -> Qid:
+        around = self._around((directory.entry, name))
+        self._limits.changed(self._taken(directory.entry.fd, name) + around - before)
         return qid
 
     def setattr(self, node: Node, changes: SetAttributes, uid: int) -> None:
         """See `ExportDriver.setattr`."""
-        if changes.size is None:
+        if changes.size is None and not self._model.mapped:
             super().setattr(node, changes, uid)
             return
-        before = self._taken(node.entry.fd)
+        place = self._place_if_known(node)
+        before = self._taken(node.entry.fd) + self._around(*place)
         try:
             super().setattr(node, changes, uid)
         finally:
-            self._limits.changed(self._taken(node.entry.fd) - before)
+            self._limits.changed(self._taken(node.entry.fd) + self._around(*place) - before)
 
     def setxattr(self, node: Node, name: bytes, value: bytes, flags: int, uid: int) -> None:
         """See `ExportDriver.setxattr`."""
@@ -174,17 +206,36 @@ class LocalSpace(LocalCreate, LocalNames, LocalAttributes):
         super().setxattr(node, name, value, flags, uid)
         self._limits.changed(self._taken(node.entry.fd) - before)
 
+    def link(self, directory: Node, node: Node, name: bytes) -> None:
+        """See `ExportDriver.link`."""
+        self._require(1)
+        place = directory.entry, name
+        before = self._around(place)
+        super().link(directory, node, name)
+        self._limits.changed(self._around(place) - before)
+
     def unlinkat(self, directory: Node, name: bytes, *, folder: bool) -> None:
         """See `ExportDriver.unlinkat`."""
-        freed = self._freed_with(directory.entry, name)
+        place = directory.entry, name
+        freed = self._freed_with(*place) + self._around(place)
         super().unlinkat(directory, name, folder=folder)
-        self._limits.changed(-freed)
+        self._limits.changed(self._around(place) - freed)
+
+    def remove(self, node: Node) -> None:
+        """See `ExportDriver.remove`; the object goes with its last handle."""
+        place = self._place_if_known(node)
+        before = self._around(*place)
+        super().remove(node)
+        self._limits.changed(self._around(*place) - before)
 
     def _rename(self, old: Entry, old_name: bytes, new: Entry, new_name: bytes) -> None:
         """What is at the new place goes, unless it is the same object."""
-        freed = self._freed_with(new, new_name)
+        places = (old, old_name), (new, new_name)
+        freed = self._around(*places)
+        if not self._is_at(self._table.identify(old.fd, old_name)[1], new, new_name):
+            freed += self._freed_with(new, new_name)
         super()._rename(old, old_name, new, new_name)
-        self._limits.changed(-freed)
+        self._limits.changed(self._around(*places) - freed)
 
     def statfs(self, node: Node) -> StatFs:
         """See `ExportDriver.statfs`: the size is the limit's."""

@@ -37,11 +37,12 @@ _FOLDER_FLAGS: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEX
 _log = logging.getLogger(__name__)
 
 
-def measure(fd: int) -> int:
+def measure(fd: int, unseen: list[bytes] | None = None) -> int:
     """The bytes that a tree takes on the disk, as far as this process may look; other file systems are left out.
 
     Args:
         fd: A descriptor of its top, ``O_PATH`` or not.
+        unseen: Gets the names of folders that are this process's own, and that it may not look into nevertheless.
 
     Raises:
         OSError: The top cannot be read.
@@ -50,8 +51,9 @@ def measure(fd: int) -> int:
     try:
         top = os.fstat(here)
         total = top.st_blocks
+        unseen = [] if unseen is None else unseen
         seen: set[int] = set()  # of those with several names
-        blocks, folders = _look(here, top.st_dev, seen)
+        blocks, folders = _look(here, top.st_dev, seen, unseen)
         total += blocks
         way = [(top.st_ino, folders)]
         while way:
@@ -66,9 +68,11 @@ def measure(fd: int) -> int:
                 step = b".."
             try:
                 there = os.open(step, _FOLDER_FLAGS, dir_fd=here)
-            except OSError:
+            except OSError as error:
                 if step == b"..":
                     break
+                if error.errno == errno.EACCES and _is_own(here, step):
+                    unseen.append(step)
                 continue
             os.close(here)
             here = there
@@ -77,7 +81,7 @@ def measure(fd: int) -> int:
                 if found.st_ino != way[-1][0] or found.st_dev != top.st_dev:
                     break
                 continue
-            blocks, folders = _look(here, top.st_dev, seen)
+            blocks, folders = _look(here, top.st_dev, seen, unseen)
             total += blocks
             way.append((found.st_ino, folders))
     finally:
@@ -85,7 +89,15 @@ def measure(fd: int) -> int:
     return total * BLOCK_NBYTES
 
 
-def _look(fd: int, device: int, seen: set[int]) -> tuple[int, list[bytes]]:
+def _is_own(fd: int, name: bytes = b".") -> bool:
+    """Whether a folder belongs to the user of this process."""
+    with contextlib.suppress(OSError):
+        found = os.fstat(fd) if name == b"." else os.stat(name, dir_fd=fd, follow_symlinks=False)
+        return found.st_uid == os.geteuid()
+    return False
+
+
+def _look(fd: int, device: int, seen: set[int], unseen: list[bytes]) -> tuple[int, list[bytes]]:
     """The blocks of what is in a folder, and the names of the folders in it."""
     total = 0
     folders: list[bytes] = []
@@ -94,7 +106,10 @@ def _look(fd: int, device: int, seen: set[int]) -> tuple[int, list[bytes]]:
             try:
                 found = entry.stat(follow_symlinks=False)
                 folder = entry.is_dir(follow_symlinks=False)
-            except OSError:
+            except OSError as error:
+                if error.errno == errno.EACCES and _is_own(fd):
+                    unseen.append(b".")
+                    break
                 continue
             if found.st_dev != device:
                 continue
@@ -169,6 +184,9 @@ class SpaceLimits:
     def measure(self, root: int, orphans: Iterable[int] = ()) -> None:
         """Find out what there is.
 
+        What was known remains where the process may not look into folders of its own user: a guest has taken itself
+        the permission, and could hide any amount in them.
+
         Args:
             root: A descriptor of the top of the export.
             orphans: Bytes of objects that have no name any more.
@@ -177,7 +195,9 @@ class SpaceLimits:
             OSError: As `measure`.
         """
         began = time.monotonic()
-        self.used = measure(root) + sum(orphans)
+        unseen: list[bytes] = []
+        used = measure(root, unseen) + sum(orphans)
+        self.used = max(used, self.used) if unseen else used
         took = time.monotonic() - began
         self._again = began + took + max(took * _REST, 1.0)
         if took > _LONG:

@@ -449,3 +449,21 @@ def test_with_the_usual_limit_of_a_process(root: Path) -> None:
         check=False,
     )
     assert (done.stdout, done.stderr) == (f"{count}\n", "")
+
+
+def test_many_that_stay_open_hide_nobody(root: Path, no_leak: None) -> None:
+    """More than are looked at in one go: behind them is something that can be closed."""
+    pinned, linked, budget = 1100, 300, 1300
+    for index in range(pinned):
+        (root / f"pinned{index}").touch()
+    for index in range(linked):
+        (root / f"linked{index}").touch()
+    driver = LocalDriver(root, max_descriptors=budget)
+    top, _ = driver.attach(b"", 0)
+    for index in range(pinned):
+        driver.walk(top, [b"pinned%d" % index])
+    for index in range(pinned):
+        driver.unlinkat(top, b"pinned%d" % index, folder=False)
+    for index in range(linked):
+        assert driver.walk(top, [b"linked%d" % index]).node is not None
+    driver.close()

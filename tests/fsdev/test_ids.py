@@ -130,3 +130,14 @@ def test_what_the_options_mean_together() -> None:
     for uidmap, gidmap in (("0:0:1", None), (None, "0:0:1")):
         with pytest.raises(ConfigError, match=r"^squash: '5' contradicts [ug]idmap=0:0:1"):
             translation(uidmap, gidmap, "5")
+
+
+def test_whose_it_is_and_who_makes_it() -> None:
+    ids = parse_map("uidmap", "0:1000:2+70000:5:1")
+    assert [host for host in (4, 5, 6, 999, 1000, 1001, 1002) if ids.holds(host)] == [5, 1000, 1001]
+    assert (ids.maker(7), ids.maker(NONUNAME)) == (7, OVERFLOW_ID)
+    one, _ = parse_squash("squash", "8")
+    assert (one.holds(8), one.holds(9)) == (True, False)
+    assert one.to_host(one.maker(NONUNAME)) == one.to_host(one.maker(3)) == 8
+    assert SameIds().holds(9)
+    assert SameIds().maker(NONUNAME) == NONUNAME

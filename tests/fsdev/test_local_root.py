@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from pyvirtfs.errors import ConfigError
-from pyvirtfs.fsdev import create
+from pyvirtfs.fsdev import create, local_core, space
 from pyvirtfs.fsdev.driver import ExportDriver
 from pyvirtfs.fsdev.local import LimitedLocalDriver, LocalDriver
 from pyvirtfs.testing import pair
@@ -84,6 +84,53 @@ def test_something_else_is_there(export: LocalDriver, root: Path, caplog: pytest
     root.unlink()
     root.mkdir()
     assert names(export) == set()
+
+
+def test_no_symbolic_link_that_came_later(export: LocalDriver, root: Path, place: Path) -> None:
+    """Another guest may have made it, whose export holds this one."""
+    for above in (root, place):
+        above.rename(place.parent / "aside")
+        above.symlink_to(place.parent / "aside" if above is place else place / "outside")
+        with pytest.raises(OSError, match=r"not a folder|Not a directory"):
+            export.attach(b"", 0)
+        above.unlink()
+        (place.parent / "aside").rename(above)
+    (root / "file").touch()
+    assert names(export) == {b"file"}
+
+
+def test_the_links_of_the_start_are_followed(root: Path, place: Path, no_leak: None) -> None:
+    (place / "link").symlink_to("export")
+    driver = LocalDriver(place / "link")
+    (root / "old").touch()
+    assert names(driver) == {b"old"}
+    shutil.rmtree(root)
+    root.mkdir()
+    assert names(driver) == set()
+    driver.close()
+
+
+@pytest.mark.parametrize("limited", [False, True])
+def test_what_comes_back_cannot_be_exported_now(
+    root: Path, no_leak: None, monkeypatch: pytest.MonkeyPatch, limited: bool
+) -> None:
+    """No descriptor is left, for example: the next guest finds what there is then."""
+
+    def full(*_: object, **__: object) -> None:
+        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+
+    driver = create(f"local,path={root},security_model=mapped-file" + ",space_hard_limit=1000000" * limited)
+    assert isinstance(driver, LocalDriver)
+    shutil.rmtree(root)
+    root.mkdir()
+    with monkeypatch.context() as patch:
+        patch.setattr(*((space, "measure") if limited else (local_core, "ListingContext")), full)
+        for _ in range(2):
+            with pytest.raises(OSError, match="Too many open files"):
+                driver.attach(b"", 0)
+    (root / "new").touch()
+    assert names(driver) == {b"new"}
+    driver.close()
 
 
 def test_a_program_that_goes_to_another_folder(

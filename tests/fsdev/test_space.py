@@ -3,6 +3,7 @@ from __future__ import annotations
 import logging
 import os
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -80,6 +81,32 @@ def test_the_way_back_is_checked(tmp_path: Path, top: int, monkeypatch: pytest.M
     assert (outside / "moved").is_dir()
     os.close(fd)
     os.close(top)
+
+
+@pytest.mark.parametrize("mode", [0o000, 0o400, 0o600])
+def test_a_guest_cannot_hide_anything_in_a_folder_without_permissions(tmp_path: Path, mode: int) -> None:
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "folder" / "file").write_bytes(b"x" * 65536)
+    code = f"""
+import os, sys
+from pyvirtfs.fsdev.space import SpaceLimits
+if os.geteuid() == 0:
+    for path in ({str(tmp_path)!r}, {str(tmp_path / "folder")!r}):
+        os.chown(path, 1000, 1000)
+root = os.open({str(tmp_path)!r}, os.O_PATH)
+os.seteuid(1000 if os.geteuid() == 0 else os.geteuid())
+limits = SpaceLimits(1 << 30, None)
+limits.measure(root)
+used = limits.used
+os.chmod("folder", {mode:#o}, dir_fd=root)
+limits.measure(root)
+assert limits.used == used > 65536, (limits.used, used)
+os.chmod("folder", 0o700, dir_fd=root)
+os.unlink("folder/file", dir_fd=root)
+limits.measure(root)
+assert limits.used < 65536
+"""
+    subprocess.run([sys.executable, "-c", code], check=True)
 
 
 def test_holes(tmp_path: Path) -> None:

@@ -19,6 +19,8 @@ _USER: Final = b"user."
 _XATTR_NAME_MAX: Final = 255
 _XATTR_SIZE_MAX: Final = 65536
 _XATTR_LIST_MAX: Final = 65536
+_XATTR_NBYTES: Final = 200
+"""What one takes in this process's memory besides its name and its value, roughly."""
 _NANOSECONDS: Final = 1_000_000_000
 _INT64: Final = 1 << 63
 _NOTHING: Final = (None,) * 6
@@ -142,7 +144,9 @@ class MemoryAttributes(MemoryCore):
     @staticmethod
     def _set_xattrs(inode: Inode, xattrs: dict[bytes, bytes]) -> None:
         """Let these be the extended attributes of an object. Raises OSError: ENOSPC, and nothing has changed."""
-        inode.set_extra(len(inode.target) + sum(len(name) + len(value) for name, value in xattrs.items()))
+        inode.set_extra(
+            len(inode.target) + sum(_XATTR_NBYTES + len(name) + len(value) for name, value in xattrs.items())
+        )
         inode.xattrs = xattrs
         inode.ctime = time.time_ns()
 

@@ -143,6 +143,10 @@ class MappedFile(MappedModel):
 
     # --- names ---
 
+    def beside(self, name: bytes) -> tuple[bytes, ...]:
+        """See `SecurityModel.beside`."""
+        return store.FOLDER, store.path_of(name)
+
     def _held(self, parent: Entry, name: bytes) -> Entry | None:
         """The object that a name means, if somebody holds it; what is kept of it is remembered from now on."""
         table = self.table

@@ -213,6 +213,15 @@ class SecurityModel:
         """
         (os.rmdir if folder else os.unlink)(name, dir_fd=parent.fd)
 
+    def beside(self, name: bytes) -> tuple[bytes, ...]:
+        """Paths, relative to the folder of an object, of what the model keeps there because of its name.
+
+        Args:
+            name: The object's name in that folder.
+        """
+        del name
+        return ()
+
     # --- extended attributes ---
 
     def xattr_name(self, name: bytes) -> bytes:

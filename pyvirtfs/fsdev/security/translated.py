@@ -1,14 +1,22 @@
-"""``passthrough`` and ``none`` with other ids on the host than in the guest: ``uidmap``, ``gidmap``, ``squash``."""
+"""``passthrough`` and ``none`` with other ids on the host than in the guest: ``uidmap``, ``gidmap``, ``squash``.
+
+A guest must not get at ids of the host that are not its own. So what is made by nobody in particular belongs to the
+guest's nobody and not to the server's user, and no program gets a set-id bit that runs it as somebody who is in no
+range: neither one that was there nor, with ``none``, one whose owner could not be given.
+"""
 
 from __future__ import annotations
 
+import errno
+import os
+import stat
 from typing import Final
 
 from pyvirtfs.fsdev.acl import ACL_NAMES, translate
 from pyvirtfs.fsdev.driver import NONUNAME, Attributes
 from pyvirtfs.fsdev.entries import Entry
 from pyvirtfs.fsdev.ids import Ids
-from pyvirtfs.fsdev.security.model import SecurityModel
+from pyvirtfs.fsdev.security.model import SET_IDS, SecurityModel
 from pyvirtfs.fsdev.security.none import NoModel
 from pyvirtfs.fsdev.security.passthrough import Passthrough
 
@@ -43,6 +51,19 @@ class TranslatedModel(SecurityModel):
         """See `SecurityModel.chown`; EINVAL for an id that no range of the map holds."""
         super().chown(entry, self._users.to_host(uid), self._groups.to_host(gid))
 
+    def chmod(self, entry: Entry, mode: int) -> None:
+        """See `SecurityModel.chmod`; EPERM for a set-id bit of a user or group that is in no range."""
+        if mode & SET_IDS and self._foreign_set_ids(self.table.stat(entry.fd), mode):
+            raise OSError(errno.EPERM, os.strerror(errno.EPERM))
+        super().chmod(entry, mode)
+
+    def _foreign_set_ids(self, now: Attributes, mode: int) -> int:
+        """The set-id bits of a mode that would run a program as somebody whom the guest cannot be."""
+        if not mode & SET_IDS or not stat.S_ISREG(now.mode):
+            return 0
+        foreign = 0 if self._users.holds(now.uid) else mode & stat.S_ISUID
+        return foreign if self._groups.holds(now.gid) else foreign | mode & stat.S_ISGID
+
     def settle(
         self,
         entry: Entry,
@@ -55,10 +76,12 @@ class TranslatedModel(SecurityModel):
         device: int = 0,
     ) -> bool:
         """See `SecurityModel.settle`."""
+        uid, gid = self._users.maker(uid), self._groups.maker(gid)
         given = uid != NONUNAME or gid != NONUNAME
         if given:
             self.chown(entry, uid, gid)
             now = self.table.stat(entry.fd)  # chown(2) clears set-id bits
+        mode &= ~self._foreign_set_ids(now, mode)
         return super().settle(entry, now, mode, NONUNAME, NONUNAME, parent, name, device) or given
 
     def getxattr(self, entry: Entry, name: bytes) -> bytes:

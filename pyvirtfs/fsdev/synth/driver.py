@@ -41,6 +41,8 @@ OPTIONS: Final = OptionTable(
 
 MAX_STORED: Final = 16 << 20
 """Bytes that a file may have grown to when its ``store`` is called."""
+MAX_HELD: Final = 4 * MAX_STORED
+"""Bytes that all files together may hold which are open for a ``store``: a guest can open as many as it has fids."""
 
 _SYSFS_MAGIC: Final = 0x62656572
 _END: Final = 1 << 63
@@ -113,6 +115,7 @@ class SynthDriver(ExportDriver[SynthNode, SynthOpen]):
         self.root.parent = self.root
         self._locks = LockTable()
         self._writers: set[SynthOpen] = set()
+        self._held = 0
 
     @classmethod
     def from_options(cls, values: Mapping[str, OptionValue]) -> SynthDriver:
@@ -141,6 +144,7 @@ class SynthDriver(ExportDriver[SynthNode, SynthOpen]):
     def close(self) -> None:
         """See `ExportDriver.close`; what was written and not closed is not stored."""
         self._writers.clear()
+        self._held = 0
         self._locks = LockTable()
 
     # --- names ---
@@ -218,11 +222,18 @@ class SynthDriver(ExportDriver[SynthNode, SynthOpen]):
         if size > MAX_STORED:
             _fail(errno.EFBIG)
         writers = [file for file in self._writers if file.node is node]
+        self._hold(sum(size - len(file.content) for file in writers))
         for file in writers:
             file.resize(size)
         if writers:
             return None
         return self._store(node, store, b"") if not size else _fail(errno.EPERM)
+
+    def _hold(self, nbytes: int) -> None:
+        """The open files are about to hold that much more, or less. Raises OSError: ENOSPC."""
+        if nbytes > 0 and self._held + nbytes > MAX_HELD:
+            _fail(errno.ENOSPC)
+        self._held += nbytes
 
     @staticmethod
     def _store(node: SynthFile, store: Write, content: bytes) -> Answer[None]:
@@ -256,6 +267,7 @@ class SynthDriver(ExportDriver[SynthNode, SynthOpen]):
         def opened(content: bytes) -> tuple[SynthOpen, Qid]:
             file = SynthOpen(node, flags, content)
             if stores:
+                self._hold(len(content))
                 file.keep(dirty=empty)
                 self._writers.add(file)
             return file, node.qid
@@ -264,7 +276,9 @@ class SynthDriver(ExportDriver[SynthNode, SynthOpen]):
 
     def close_file(self, file: SynthOpen) -> Answer[None]:
         """See `ExportDriver.close_file`; calls ``store`` if something was written, and answers when that has."""
-        self._writers.discard(file)
+        if file in self._writers:
+            self._writers.remove(file)
+            self._held -= len(file.content)
         node = file.node
         if not file.dirty or not isinstance(node, SynthFile) or node.store is None:
             return None
@@ -296,6 +310,7 @@ class SynthDriver(ExportDriver[SynthNode, SynthOpen]):
                 offset = len(file.content)
             if offset + count > MAX_STORED:
                 _fail(errno.EFBIG)
+            self._hold(max(offset + count - len(file.content), 0))
             file.put(offset, buffers.read(0, count))
             return count
         write, data = node.write, buffers.read(0, count)

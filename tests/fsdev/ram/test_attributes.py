@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import errno
 import stat
+import tracemalloc
 
 import pytest
 
@@ -60,6 +61,21 @@ def test_extended_attributes_take_space(export: Subject) -> None:
     export.unlinkat(export.root, b"file", folder=False)
     export.release(node)
     assert export.statfs(export.root).bfree == 256
+
+
+def test_many_small_extended_attributes_take_what_they_take() -> None:
+    export = Subject(MemoryDriver(size=1 << 20, nr_inodes=100))
+    nodes = [export.make_file(b"file%d" % number) for number in range(20)]
+    tracemalloc.start()
+    try:
+        with export.refuses(errno.ENOSPC):
+            for node in nodes:
+                for number in range(5000):
+                    export.setxattr(node, b"user.%04d" % number, b"", 0, 0)
+        assert tracemalloc.get_traced_memory()[0] < 2 << 20
+    finally:
+        tracemalloc.stop()
+        export.driver.close()
 
 
 def test_the_list_of_names_has_an_end() -> None:

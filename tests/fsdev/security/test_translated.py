@@ -115,7 +115,7 @@ def test_a_user_in_no_range(translated: Callable[..., Any], root: Path, model: s
 def test_a_fid_without_a_user(translated: Callable[..., Any], root: Path) -> None:
     driver, top = translated()
     driver.mkdir(top, b"folder", 0o751, NONUNAME, NONUNAME)
-    assert owner(root / "folder") == (0, 0)
+    assert owner(root / "folder") == (100000 + OVERFLOW_ID - 1, 200000 + OVERFLOW_ID - 1)
     assert seen(driver, top, b"folder")[2] == 0o751
 
 
@@ -231,7 +231,55 @@ def test_a_guest_sees_its_own_ids(root: Path) -> None:
     with pair(f"local,path={root},security_model=passthrough,uidmap={MAP},gidmap={GROUPS}") as guest:
         path = guest.mount.root / "file"
         path.write_text("Hi Host\n")
-        assert owner(root / "file") == (0, 2000)  # this guest's mount names no user
+        assert owner(root / "file") == (100000 + OVERFLOW_ID - 1, 2000)  # this guest's mount names no user
         os.chown(root / "file", 100032, 200099)
         found = path.stat()
         assert (found.st_uid, found.st_gid) == (33, 100)
+
+
+@needs_root
+@pytest.mark.parametrize("model", ["passthrough", "none"])
+@pytest.mark.parametrize("uid", [NONUNAME, 99999])
+def test_nobody_in_particular_makes_nothing_of_the_servers(
+    translated: Callable[..., Any], root: Path, model: str, uid: int
+) -> None:
+    driver, top = translated(model)
+    if (model, uid) == ("passthrough", 99999):
+        with pytest.raises(OSError, match="no range"):
+            driver.create(top, b"shell", os.O_RDWR, 0o6755, uid, uid)
+        assert not list(root.iterdir())
+        return
+    node, file, _ = driver.create(top, b"shell", os.O_RDWR, 0o6755, uid, uid)
+    driver.close_file(file)
+    expected = (100000 + OVERFLOW_ID - 1, 200000 + OVERFLOW_ID - 1) if uid == NONUNAME else (0, 0)
+    assert owner(root / "shell") == expected
+    assert stat.S_IMODE((root / "shell").stat().st_mode) == (0o6755 if uid == NONUNAME else 0o755)
+    driver.release(node)
+
+
+@needs_root
+def test_squash_holds_for_nobody_in_particular(translated: Callable[..., Any], root: Path) -> None:
+    driver, top = translated(uidmap=None, gidmap=None, squash="1000:2000")
+    driver.mkdir(top, b"folder", 0o755, NONUNAME, NONUNAME)
+    driver.symlink(top, b"link", b"target", NONUNAME, 0)
+    assert owner(root / "folder") == owner(root / "link") == (1000, 2000)
+
+
+@needs_root
+@pytest.mark.parametrize("options", [{}, {"uidmap": None, "gidmap": None, "squash": "1000:2000"}])
+def test_no_set_id_bit_for_what_belongs_to_the_host(
+    translated: Callable[..., Any], root: Path, options: dict[str, Any]
+) -> None:
+    (root / "program").write_bytes(b"")
+    (root / "program").chmod(0o755)
+    driver, top = translated(**options)
+    node = driver.walk(top, [b"program"]).node
+    for mode in (0o4755, 0o2755):
+        with pytest.raises(OSError, match="not permitted"):
+            driver.setattr(node, SetAttributes(mode=mode), 0)
+        assert stat.S_IMODE((root / "program").stat().st_mode) == 0o755
+    driver.setattr(node, SetAttributes(mode=0o700), 0)
+    driver.setattr(node, SetAttributes(uid=0, gid=0), 0)
+    driver.setattr(node, SetAttributes(mode=0o6755), 0)
+    assert stat.S_IMODE((root / "program").stat().st_mode) == 0o6755
+    driver.release(node)

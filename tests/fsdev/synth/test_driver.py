@@ -12,7 +12,7 @@ from pyvirtfs.fsdev import registry
 from pyvirtfs.fsdev.completion import Completion
 from pyvirtfs.fsdev.driver import NOW, SetAttributes
 from pyvirtfs.fsdev.synth import SynthDriver
-from pyvirtfs.fsdev.synth.driver import MAX_STORED
+from pyvirtfs.fsdev.synth.driver import MAX_HELD, MAX_STORED
 from pyvirtfs.memory.buffers import ViewBuffers
 from pyvirtfs.testing import check_driver, pair
 from pyvirtfs.testing.conformance.subject import Subject
@@ -117,6 +117,30 @@ def test_the_size_of_what_is_to_be_stored(tree: SynthDriver, export: Subject) ->
     assert kept[1:] == [b""]
     with export.refuses(errno.EPERM):
         export.setattr(node, SetAttributes(size=5), 0)
+
+
+def test_what_many_open_files_hold_together(tree: SynthDriver, export: Subject) -> None:
+    kept: list[bytes] = []
+    tree.file("file", read=b"x" * 1000, store=kept.append)
+    node = export.find(b"file")
+    count = MAX_HELD // MAX_STORED
+    files = [export.open(node, os.O_RDWR, 0)[0] for _ in range(count + 1)]
+    with export.refuses(errno.ENOSPC):
+        export.setattr(node, SetAttributes(size=MAX_STORED), 0)
+    for file in files[1:count]:
+        export.write(file, MAX_STORED - 1, ViewBuffers.of(b"y"))
+    export.write(files[0], MAX_STORED - 1001, ViewBuffers.of(b"y"))
+    with export.refuses(errno.ENOSPC):
+        export.write(files[count], 1000, ViewBuffers.of(b"y"))
+    with export.refuses(errno.ENOSPC):
+        export.open(node, os.O_RDWR, 0)
+    export.write(files[count], 0, ViewBuffers.of(b"y"))  # takes nothing more
+    export.setattr(node, SetAttributes(size=0), 0)
+    for file in files:
+        export.close_file(file)
+    assert kept == [b""] * (count + 1)
+    with export.opened(node, os.O_RDWR):
+        export.setattr(node, SetAttributes(size=MAX_STORED), 0)
 
 
 def test_only_what_there_is_a_function_for(tree: SynthDriver, export: Subject) -> None:
