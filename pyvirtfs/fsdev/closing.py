@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple, Never
 
 from pyvirtfs.fsdev.capabilities import missing_capabilities
 from pyvirtfs.fsdev.driver import Attributes
-from pyvirtfs.fsdev.entries import PATH_FLAGS, UNPACK_ATTRIBUTES, Entry, EntryTable, Node
+from pyvirtfs.fsdev.entries import NEVER_ASKED, PATH_FLAGS, UNPACK_ATTRIBUTES, Entry, EntryTable, Node
 from pyvirtfs.syscalls import FileHandle, buffer_reader, name_to_handle_at, open_by_handle_at, reopen
 
 if TYPE_CHECKING:
@@ -123,6 +123,7 @@ class LeastRecentlyOpened:
                 continue
             fd = entry.fd
             entry.closed = birth
+            entry.qid = NEVER_ASKED  # memory that can be had again, of what there may be many
             entry.__class__ = ClosedEntry
             table.closed[path] = entry
             _close(fd)
@@ -149,7 +150,9 @@ class LeastRecentlyOpened:
                     return None
         except OSError:
             return None
-        return Birth(self, handle, found.btime_sec, found.btime_nsec)
+        if handle is not None:
+            return Birth(self, handle, 0, 0)  # which says it all
+        return Birth(self, None, found.btime_sec, found.btime_nsec)
 
     def _handle(self, fd: int) -> FileHandle | None:
         """The handle of an object, if it can be opened by that."""

@@ -38,7 +38,7 @@ WRITE_STEP: Final = 0x9E3779B1
 """What one write adds to the seed of the version; large, so that it does not look like a change of the size."""
 _REMEMBERED_WRITES: Final = 1024
 
-_NEVER_ASKED: Final = Qid(0, 0, 0)
+NEVER_ASKED: Final = Qid(0, 0, 0)
 """No object has the version 0."""
 _QID_TYPES: Final = {stat.S_IFDIR: QID_DIRECTORY, stat.S_IFLNK: QID_SYMLINK}
 
@@ -87,7 +87,7 @@ class Entry:
         self.path = self.shown_path = path
         self.kind = kind
         self.qid_type = _QID_TYPES.get(kind, QID_FILE)
-        self.qid = _NEVER_ASKED
+        self.qid = NEVER_ASKED
         self.refs = 1
         self.writes = writes
         self.node: Node | None = None
@@ -100,7 +100,7 @@ class Entry:
         """The guest is to see an object of this kind (S_IFMT bits)."""
         self.kind = kind
         self.qid_type = _QID_TYPES.get(kind, QID_FILE)
-        self.qid = _NEVER_ASKED
+        self.qid = NEVER_ASKED
 
     @property
     def proc_path(self) -> bytes:

@@ -16,6 +16,7 @@ The modules `local_names`, `local_create`, `local_files`, `local_attributes` and
 from __future__ import annotations
 
 import errno
+import logging
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -23,6 +24,8 @@ from typing import Any, Final
 
 from pyvirtfs.errors import ConfigError
 from pyvirtfs.fsdev.capabilities import missing_capabilities
+from pyvirtfs.fsdev.driver import Qid
+from pyvirtfs.fsdev.entries import Node
 from pyvirtfs.fsdev.ids import Ids, Squash, translation
 from pyvirtfs.fsdev.local_attributes import LocalAttributes
 from pyvirtfs.fsdev.local_create import LocalCreate
@@ -37,6 +40,8 @@ from pyvirtfs.fsdev.space import OPTIONS as SPACE_OPTIONS
 from pyvirtfs.fsdev.space import SpaceLimits
 from pyvirtfs.fsdev.throttling import OPTIONS as THROTTLING_OPTIONS
 from pyvirtfs.fsdev.throttling import Throttle, Throttling
+
+_log = logging.getLogger(__name__)
 
 OPTIONS: Final = OptionTable(
     "fsdev driver 'local'",
@@ -54,6 +59,7 @@ OPTIONS: Final = OptionTable(
         Option(name="uidmap", help="Users, passthrough and none only: GUEST:HOST:COUNT[+GUEST:HOST:COUNT...]"),
         Option(name="gidmap", help="Groups, the same"),
         Option(name="squash", help="One user and group of the host for all of the guest: UID[:GID]"),
+        Option(name="device_nodes", type="bool", default=True, help="Let guests make character and block devices"),
         Option(name="readonly", type="bool", default=False, help="Refuse every change"),
         Option(
             name="writeout",
@@ -73,7 +79,8 @@ OPTIONS: Final = OptionTable(
     ),
 )
 _SAME_NAMES: Final = (
-    "path", "security_model", "fmode", "dmode", "uidmap", "gidmap", "squash", "readonly", "writeout", "multidevs",
+    "path", "security_model", "fmode", "dmode", "uidmap", "gidmap", "squash", "device_nodes", "readonly", "writeout",
+    "multidevs",
 )  # fmt: skip
 """The options that are arguments of the driver as they are."""
 _LIMITS: Final = ("space_hard_limit", "space_soft_limit")
@@ -160,6 +167,7 @@ class LocalDriver(LocalCreate, LocalNames, LocalAttributes, LocalLocks):
             ``GUEST:HOST:COUNT``, with ``+`` between them.
         gidmap: The same for groups.
         squash: ``UID[:GID]``: whoever creates something, it belongs to this user and group of the host.
+        device_nodes: Whether guests may make character and block devices, as far as the process may.
         readonly: Change nothing on the host.
         writeout: ``immediate``: start to write data to the disk with each write.
         multidevs: What becomes of objects on other devices than the root's: ``remap`` gives them qid paths of their
@@ -183,6 +191,7 @@ class LocalDriver(LocalCreate, LocalNames, LocalAttributes, LocalLocks):
         uidmap: str | None = None,
         gidmap: str | None = None,
         squash: str | None = None,
+        device_nodes: bool = True,
         readonly: bool = False,
         writeout: str | None = None,
         multidevs: str = "remap",
@@ -199,6 +208,7 @@ class LocalDriver(LocalCreate, LocalNames, LocalAttributes, LocalLocks):
         model = make_model(security_model, fmode, dmode, ids)
         if not readonly:
             check_privilege(model, ids)
+        self._path = os.path.abspath(path)  # the program may go to another folder
         root_fd = open_root(os.fspath(path))
         if not Path(f"/proc/self/fd/{root_fd}").exists():
             os.close(root_fd)
@@ -217,6 +227,7 @@ class LocalDriver(LocalCreate, LocalNames, LocalAttributes, LocalLocks):
                 write_back=writeout == "immediate",
                 set_ids_survive=model.mapped or not missing_capabilities(("CAP_FSETID",)),
                 max_descriptors=max_descriptors,
+                device_nodes=device_nodes,
             )
         except OSError as error:
             raise ConfigError("path", f"{os.fspath(path)!r} cannot be exported: {error}") from None
@@ -243,8 +254,45 @@ class LocalDriver(LocalCreate, LocalNames, LocalAttributes, LocalLocks):
         self._lock_waits.close()
         for path, owner in list(self._pinned):
             self._unpin(path, owner)
-        self._listings.close()
-        self._table.close()
+        self._close_tree()
+
+    def attach(self, aname: bytes, uid: int) -> tuple[Node, Qid]:
+        """See `ExportDriver.attach`: whatever tree the guest asks for, it is the export's root, as QEMU does it.
+
+        That is what is at the path now. It may have been removed and made again, unmounted and mounted again; but as
+        long as a guest has anything of the tree that was there, it is that one.
+
+        Raises:
+            OSError: ENOENT, ENOTDIR: nothing is there. EINVAL: what is there cannot be exported.
+        """
+        if self._is_idle:
+            try:
+                there = os.stat(self._path)
+            except (FileNotFoundError, NotADirectoryError):
+                raise
+            except OSError:  # a process that gave its privileges up since then may not look any more
+                return super().attach(aname, uid)
+            here = self._table.stat(self._table.root.fd)
+            if (there.st_ino, os.major(there.st_dev), os.minor(there.st_dev)) != (
+                here.ino, here.dev_major, here.dev_minor,
+            ):  # fmt: skip
+                self._move()
+        return super().attach(aname, uid)
+
+    def _move(self) -> None:
+        """Export what is at the path now."""
+        try:
+            root_fd = open_root(self._path)
+            try:
+                self._model.check_root(root_fd, self._path, readonly=self.readonly)
+            except ConfigError:
+                os.close(root_fd)
+                raise
+        except ConfigError as error:
+            _log.warning("%s", error)
+            raise OSError(errno.EINVAL, str(error)) from None
+        self._close_tree()
+        self._open_tree(root_fd)
 
 
 class LimitedLocalDriver(LocalSpace, LocalDriver):

@@ -102,6 +102,7 @@ class LocalCore(ExportDriver[Node, LocalFile]):
         set_ids_survive: Whether the process may keep set-id bits where Linux clears them, so that the driver must clear
             them for the guest.
         max_descriptors: How many descriptors the driver may hold at one time; None: `descriptor_budget`.
+        device_nodes: Whether guests may make devices.
 
     Raises:
         OSError: There is no descriptor left now.
@@ -117,32 +118,53 @@ class LocalCore(ExportDriver[Node, LocalFile]):
         write_back: bool = False,
         set_ids_survive: bool = True,
         max_descriptors: int | None = None,
+        device_nodes: bool = True,
     ) -> None:
         self.readonly = readonly
         self._model = model
-        self._table = model.open_table(
-            root_fd,
-            multidevs=multidevs,
-            budget=descriptor_budget() if max_descriptors is None else max_descriptors,
-        )
+        self._multidevs = multidevs
+        self._budget = descriptor_budget() if max_descriptors is None else max_descriptors
+        self._device_nodes = device_nodes
         # What the most frequent requests need of the model.
         self._presenter = model.presenter
         self._file_mode = model.file_mode
         self._hidden = model.hidden
         self._settle = model.settle
         self._clear_set_ids = model.clear_set_ids
-        try:
-            self._listings = ListingContext(self._table, hidden=model.hidden, untyped=model.mapped)
-        except OSError:
-            self._table.close()
-            raise
         self._locks = LockTable()
         self._lock_waits = LockWaits()
         self._pinned: dict[tuple[int, Owner], tuple[Entry, int]] = {}
         self._files: dict[LocalFile, None] = {}
-        self._table.closer = self._closer = LeastRecentlyOpened(self._table, self._files, self._locks.__contains__)
         self._write_back = write_back
         self._set_ids_survive = set_ids_survive
+        self._open_tree(root_fd)
+
+    def _open_tree(self, root_fd: int) -> None:
+        """Export a folder, from now on.
+
+        Args:
+            root_fd: ``O_PATH`` descriptor of it, owned by the driver from now on, also if this raises.
+
+        Raises:
+            OSError: There is no descriptor left now.
+        """
+        model = self._model
+        self._table = table = model.open_table(root_fd, multidevs=self._multidevs, budget=self._budget)
+        try:
+            self._listings = ListingContext(table, hidden=model.hidden, untyped=model.mapped)
+        except OSError:
+            table.close()
+            raise
+        table.closer = self._closer = LeastRecentlyOpened(table, self._files, self._locks.__contains__)
+
+    def _close_tree(self) -> None:
+        self._listings.close()
+        self._table.close()
+
+    @property
+    def _is_idle(self) -> bool:
+        """Whether no guest has anything of it."""
+        return len(self._table) == 1 and self._table.root_node.refs == 1 and not self._files and not self._pinned
 
     def _check_writable(self, name: bytes = b"", new_name: bytes = b"") -> None:
         """EROFS on a read-only export (the server asks first, this is the second lock on the door).

@@ -25,13 +25,14 @@ import stat
 from typing import Final
 
 from pyvirtfs.fsdev.driver import Attributes, Qid
-from pyvirtfs.fsdev.entries import PATH_FLAGS, Entry, Node
+from pyvirtfs.fsdev.entries import PATH_FLAGS, WRITE_STEP, Entry, Node
 from pyvirtfs.fsdev.local_core import LocalFile, fail
 from pyvirtfs.fsdev.local_files import FILE_FLAGS, LocalFiles
 from pyvirtfs.syscalls import fstatfs, reopen
 
 _PERMISSIONS: Final = 0o777
 _MODE: Final = 0o7777
+_GROUP_RUNS: Final = stat.S_ISGID | stat.S_IXGRP
 _CREATE_FLAGS: Final = os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NOCTTY
 _ATTEMPTS: Final = 16
 """How often a file may vanish or appear between two looks at it before `create` gives up."""
@@ -75,6 +76,8 @@ class LocalCreate(LocalFiles):
         """Create and open a file that is not there yet."""
         table = self._table
         table.check_room(2)
+        if uid and mode & _GROUP_RUNS == _GROUP_RUNS:
+            mode = self._without_group_privilege(parent, mode)
         host_mode = mode & _PERMISSIONS if self._file_mode is None else self._file_mode
         fd = os.open(name, flags & FILE_FLAGS & ~os.O_TRUNC | _CREATE_FLAGS, host_mode, dir_fd=parent.fd)
         entry: Entry | None = None
@@ -86,6 +89,7 @@ class LocalCreate(LocalFiles):
             self._undo_file(parent, name, fd, entry)
             os.close(fd)
             raise
+        parent.writes += WRITE_STEP
         node = table.place(entry, parent, name)
         return node, self._opened(fd, entry, flags, uid), qid
 
@@ -132,15 +136,29 @@ class LocalCreate(LocalFiles):
         device = 0
         self._table.check_room(1)
         if kind in {stat.S_IFCHR, stat.S_IFBLK}:
+            if not self._device_nodes:
+                fail(errno.EPERM)
             if major > _MAX_MAJOR or minor > _MAX_MINOR:
                 fail(errno.EINVAL)
             device = os.makedev(major, minor)
         if kind == stat.S_IFREG or (kind in _SPECIAL and self._model.mapped):
+            if uid and mode & _GROUP_RUNS == _GROUP_RUNS:
+                mode = self._without_group_privilege(directory.entry, mode)
             return self._make_file(directory.entry, name, kind | mode & _MODE, uid, gid, device=device)
         if kind not in _SPECIAL:
             fail(errno.EPERM if kind == stat.S_IFDIR else errno.EINVAL)
         os.mknod(name, kind, device, dir_fd=directory.entry.fd)
         return self._finish(directory.entry, name, kind | mode & _MODE, uid, gid, device=device)
+
+    def _without_group_privilege(self, parent: Entry, mode: int) -> int:
+        """What Linux makes of the mode of a new file in a folder that gives its group away (inode_init_owner).
+
+        Whoever is not of that group must not get a program that runs as the group. The server does not know the groups
+        of the guest's users, so this holds for all but root.
+        """
+        fields = self._table.stat(parent.fd)
+        presented = fields if self._presenter is None else self._presenter(parent, fields)
+        return mode & ~stat.S_ISGID if presented.mode & stat.S_ISGID else mode
 
     # --- the steps behind the creation ---
 
@@ -211,6 +229,7 @@ class LocalCreate(LocalFiles):
             if entry is not None:
                 table.drop(entry)
             raise
+        parent.writes += WRITE_STEP
         table.drop(entry)
         return qid
 

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from typing import Final
 
 from pyvirtfs.fsdev.driver import Attributes, Qid, Walk
-from pyvirtfs.fsdev.entries import PATH_FLAGS, Entry, Node
+from pyvirtfs.fsdev.entries import PATH_FLAGS, WRITE_STEP, Entry, Node
 from pyvirtfs.fsdev.listing import find_name
 from pyvirtfs.fsdev.local_core import OUT_OF, LocalCore, fail
 
@@ -36,7 +36,7 @@ class LocalNames(LocalCore):
     """Walk, link, rename, unlink."""
 
     def attach(self, aname: bytes, uid: int) -> tuple[Node, Qid]:
-        """A handle on the root, whatever tree the guest asked for; as QEMU does it."""
+        """A handle on the root, whatever tree the guest asked for."""
         del aname, uid
         table = self._table
         qid = table.qid(table.root)
@@ -261,6 +261,7 @@ class LocalNames(LocalCore):
         if entry.kind == stat.S_IFDIR:
             fail(errno.EPERM)
         self._model.link(entry, directory.entry, name)
+        directory.entry.writes += WRITE_STEP
 
     def rename(self, node: Node, directory: Node, name: bytes) -> None:
         """See `ExportDriver.rename`."""
@@ -275,16 +276,21 @@ class LocalNames(LocalCore):
 
     def _rename(self, old: Entry, old_name: bytes, new: Entry, new_name: bytes) -> None:
         table = self._table
-        entry = table.get(table.identify(old.fd, old_name)[1])
+        number = table.identify(old.fd, old_name)[1]
+        entry = table.get(number)
         self._keep_open(new, new_name)
         self._model.rename(old, old_name, new, new_name)
-        if entry is not None and not self._is_at(entry, old, old_name):
+        if self._is_at(number, old, old_name):
+            return
+        old.writes += WRITE_STEP
+        new.writes += WRITE_STEP
+        if entry is not None:
             table.moved(entry, old, old_name, new, new_name)
 
-    def _is_at(self, entry: Entry, parent: Entry, name: bytes) -> bool:
-        """Whether a name still means the object: rename(2) between two links of one object does nothing."""
+    def _is_at(self, number: int, parent: Entry, name: bytes) -> bool:
+        """Whether a name still means an object: rename(2) between two links of one object does nothing."""
         try:
-            return self._table.identify(parent.fd, name)[1] == entry.path
+            return self._table.identify(parent.fd, name)[1] == number
         except OSError:
             return False
 
@@ -303,6 +309,7 @@ class LocalNames(LocalCore):
         self._keep_open(directory.entry, name)
         model = self._model
         (model.rmdir if folder else model.unlink)(directory.entry, name)
+        directory.entry.writes += WRITE_STEP
 
     def remove(self, node: Node) -> None:
         """See `ExportDriver.remove`."""
@@ -311,3 +318,4 @@ class LocalNames(LocalCore):
         self._closer.keep_open(node.entry)
         model = self._model
         (model.rmdir if node.entry.kind == stat.S_IFDIR else model.unlink)(parent, name)
+        parent.writes += WRITE_STEP

@@ -33,8 +33,17 @@ class LocalSpace(LocalCreate, LocalNames, LocalAttributes):
             OSError: The export cannot be read.
         """
         self._limits = limits
-        limits.measure(self._table.root.fd)
+        self._watch_tree()
+
+    def _watch_tree(self) -> None:
+        self._limits.measure(self._table.root.fd)
         self._table.watcher = self._last_handle_gone
+
+    def _open_tree(self, root_fd: int) -> None:
+        """Another tree than that of the start is measured as that was."""
+        super()._open_tree(root_fd)
+        if hasattr(self, "_limits"):
+            self._watch_tree()
 
     # --- what objects take ---
 

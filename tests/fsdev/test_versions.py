@@ -117,3 +117,41 @@ def test_opening_to_truncate(driver: LocalDriver, at: At, file: Path) -> None:
         assert driver.getattr(node)[0] == qid
         seen.add(qid.version)
     assert len(seen) == 20
+
+
+def test_changes_of_a_folder_within_one_tick(driver: LocalDriver, at: At, file: Path) -> None:
+    top = at(b"")
+    seen = {driver.getattr(top)[0].version}
+
+    def changed() -> None:
+        before = len(seen)
+        seen.add(driver.getattr(top)[0].version)
+        assert len(seen) == before + 1
+
+    for _ in range(20):
+        driver.mkdir(top, b"folder", 0o755, 0, 0)
+        changed()
+        driver.renameat(top, b"folder", top, b"other")
+        changed()
+        driver.renameat(top, b"other", top, b"other")  # does nothing
+        assert driver.getattr(top)[0].version in seen
+        driver.unlinkat(top, b"other", folder=True)
+        changed()
+        driver.symlink(top, b"link", b"target", 0, 0)
+        changed()
+        node = driver.walk(top, [b"link"]).node
+        assert node is not None
+        driver.remove(node)
+        driver.release(node)
+        changed()
+        driver.link(top, at(b"file"), b"again")
+        changed()
+        node, opened, _ = driver.create(top, b"new", os.O_RDWR, 0o644, 0, 0)
+        changed()
+        driver.rename(node, top, b"again")
+        changed()
+        driver.close_file(opened)
+        driver.release(node)
+        driver.unlinkat(top, b"again", folder=False)
+        changed()
+    assert 0 not in seen

@@ -40,7 +40,7 @@ class Served:
     Args:
         files: what `provision` has made.
         exports: mount tags and the folders behind them; each is a device with a socket of its own.
-        security_model: of all exports.
+        security_model: of all exports, or of each by its tag; options may follow (`mapped,fmode=0640`).
         options: for `pyvirtfs serve`.
     """
 
@@ -49,7 +49,7 @@ class Served:
         files: GuestFiles,
         exports: Mapping[str, str | Path],
         *,
-        security_model: str = "none",
+        security_model: str | Mapping[str, str] = "none",
         options: Sequence[str] = (),
     ) -> None:
         self.files = files
@@ -58,7 +58,8 @@ class Served:
         self.sockets = [self.folder / f"{number}.sock" for number in range(len(exports))]
         self._command = [sys.executable, "-m", "pyvirtfs", "serve", "--pidfile", str(self.pidfile), *options]
         for (tag, path), listening in zip(exports.items(), self.sockets, strict=True):
-            virtfs = f"local,path={str(path).replace(',', ',,')},mount_tag={tag},security_model={security_model}"
+            model = security_model if isinstance(security_model, str) else security_model[tag]
+            virtfs = f"local,path={str(path).replace(',', ',,')},mount_tag={tag},security_model={model}"
             self._command += ["-virtfs", virtfs, "--socket", str(listening)]
         self._process: subprocess.Popen[bytes] | None = None
         self._guests = contextlib.ExitStack()

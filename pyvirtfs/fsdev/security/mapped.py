@@ -34,6 +34,8 @@ PERMISSIONS: Final = 0o777
 
 _DEVICES: Final = frozenset({stat.S_IFCHR, stat.S_IFBLK})
 _STORED_AS_FILES: Final = frozenset({stat.S_IFREG, stat.S_IFLNK, stat.S_IFIFO, stat.S_IFSOCK, *_DEVICES})
+_MADE_BY_MKNOD: Final = frozenset({stat.S_IFIFO, stat.S_IFSOCK, *_DEVICES})
+"""QEMU keeps a device number of these, if only 0."""
 _ANY_MODE: Final = 0o177777
 _TYPE: Final = 0o170000
 _LONGEST_TARGET: Final = 4095
@@ -297,7 +299,7 @@ class MappedModel(SecurityModel):
             None if uid == NONUNAME else uid,
             None if gid == NONUNAME else gid,
             mode,
-            device if kind in _DEVICES else None,
+            device if kind in _MADE_BY_MKNOD else None,
         )
         self.keep_new(entry, parent, name, first)
         if writable != host_mode:

@@ -217,9 +217,8 @@ class MappedFile(MappedModel):
         try:
             super().rename(old, old_name, new, new_name)
         except OSError as error:
-            if error.errno not in _NOT_EMPTY:
+            if error.errno not in _NOT_EMPTY or not self._rename_over_folder(old, old_name, new, new_name):
                 raise
-            self._rename_over_folder(error, old, old_name, new, new_name)
         if target is not None and target == moving:
             return  # two names of one object: rename(2) has done nothing
         if loser is not None:
@@ -235,14 +234,15 @@ class MappedFile(MappedModel):
                     super().rename(new, new_name, old, old_name)
             raise
 
-    def _rename_over_folder(self, error: OSError, old: Entry, old_name: bytes, new: Entry, new_name: bytes) -> None:
-        """Rename a folder to the name of one that holds something: only metadata does not count."""
+    def _rename_over_folder(self, old: Entry, old_name: bytes, new: Entry, new_name: bytes) -> bool:
+        """Rename a folder to the name of one that holds nothing but metadata; whether it was one."""
         aside = None if new_name in _DOTS else store.set_aside(new.fd, new_name)
         if aside is None:
-            raise error
+            return False
         try:
             super().rename(old, old_name, new, new_name)
         except OSError:
             store.put_back(new.fd, new_name, aside)
             raise
         store.throw_away(new.fd, aside)
+        return True

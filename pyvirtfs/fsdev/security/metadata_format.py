@@ -2,7 +2,7 @@
 
 A line for each field that is known: ``virtfs.uid=``, ``virtfs.gid=``, ``virtfs.mode=``, ``virtfs.rdev=``, in this
 order, each with a decimal number. QEMU's local driver writes and reads the same; it takes the numbers for those of 32
-bits with a sign, so that a negative one stands for one from 2**31 on.
+bits with a sign, so that a negative one stands for one from 2**31 on, and it is written so, too.
 """
 
 from __future__ import annotations
@@ -17,7 +17,8 @@ MAX_NBYTES: Final = 4096
 
 _LINE: Final = re.compile(rb"virtfs\.(uid|gid|mode|rdev)=(-?[0-9]{1,20})")
 _BITS: Final = {"uid": 32, "gid": 32, "mode": 32, "rdev": 64}
-_LEAST: Final = -(1 << 31)
+_SIGN: Final = 1 << 31
+_LEAST: Final = -_SIGN
 
 
 def parse(data: bytes) -> tuple[Overrides, str]:
@@ -44,5 +45,10 @@ def parse(data: bytes) -> tuple[Overrides, str]:
 
 def dump(kept: Overrides) -> bytes:
     """The content of a metadata file."""
-    lines = zip(Overrides._fields, kept, strict=True)
-    return b"".join(b"virtfs.%s=%d\n" % (name.encode(), number) for name, number in lines if number is not None)
+    fields = zip(Overrides._fields, kept, strict=True)
+    return b"".join(_line(name, number) for name, number in fields if number is not None)
+
+
+def _line(name: str, number: int) -> bytes:
+    """One field; a number beyond 32 bits, which QEMU does not write, has no sign."""
+    return b"virtfs.%s=%d\n" % (name.encode(), number - (1 << 32) if _SIGN <= number < 1 << 32 else number)

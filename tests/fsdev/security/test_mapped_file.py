@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import contextlib
 import errno
+import gc
 import os
 import stat
 import time
@@ -83,6 +85,11 @@ def test_what_is_written_is_what_qemu_reads(driver: LocalDriver, at: At, root: P
     assert metadata(root / "folder") == "virtfs.uid=1\nvirtfs.gid=2\nvirtfs.mode=17901\n"
     assert metadata(root / "folder/link") == "virtfs.uid=1\nvirtfs.gid=2\nvirtfs.mode=41471\n"
     assert metadata(root / "device") == "virtfs.uid=1\nvirtfs.gid=2\nvirtfs.mode=8576\nvirtfs.rdev=1281\n"
+    driver.mknod(at(b"folder"), b"fifo", stat.S_IFIFO | 0o620, 3, 4, 1 << 31, 4294967294)
+    driver.mknod(at(b"folder"), b"disk", stat.S_IFBLK | 0o660, 259, 0xFFFFF, 0, 0)
+    signed = "virtfs.uid=-2147483648\nvirtfs.gid=-2\nvirtfs.mode=4496\nvirtfs.rdev=0\n"
+    assert metadata(root / "folder/fifo") == signed
+    assert metadata(root / "folder/disk") == "virtfs.uid=0\nvirtfs.gid=0\nvirtfs.mode=25008\nvirtfs.rdev=-982017\n"
     driver.setattr(top, SetAttributes(uid=7), 0)
     driver.setattr(top, SetAttributes(mode=0o700), 0)
     assert (root / ".virtfs_metadata_root").read_text() == f"virtfs.uid=7\nvirtfs.mode={0o40700}\n"
@@ -213,6 +220,22 @@ def test_rename_over_an_empty_folder(driver: LocalDriver, at: At, root: Path) ->
     assert sorted(os.listdir(root / META)) == ["b", "full"]
     with pytest.raises(OSError, match="Errno"):
         driver.renameat(at(b""), b"b", at(b"b"), b"inside")
+
+
+def test_a_refused_rename_keeps_nothing_alive(driver: LocalDriver, at: At) -> None:
+    """No cycle of frames, which would keep the request, and with it all of the guest's memory."""
+    for name in (b"a", b"full"):
+        driver.mkdir(at(b""), name, 0o755, 1, 2)
+        make(driver, at(name), b"file")
+    top = at(b"")
+    gc.collect()
+    gc.disable()
+    try:
+        with contextlib.suppress(OSError):
+            driver.renameat(top, b"a", top, b"full")
+        assert gc.collect() == 0
+    finally:
+        gc.enable()
 
 
 def test_a_rename_that_fails_leaves_everything(

@@ -72,6 +72,8 @@ def test_what_is_written_is_what_qemu_reads(driver: LocalDriver, at: At, root: P
     driver.mkdir(top, b"folder", 0o2755, 1, 2)
     driver.symlink(top, b"link", b"t", 1, 2)
     driver.mknod(top, b"device", stat.S_IFCHR | 0o600, 5, 1, 1, 2)
+    driver.mknod(top, b"fifo", stat.S_IFIFO | 0o620, 3, 4, 1, 2)
+    driver.mknod(top, b"socket", stat.S_IFSOCK | 0o755, 0, 0, 1, 2)
     driver.setattr(top, SetAttributes(uid=7), 0)
     found = {
         path.name: {name: os.getxattr(path, name) for name in os.listxattr(path)} for path in (root, *root.iterdir())
@@ -82,6 +84,8 @@ def test_what_is_written_is_what_qemu_reads(driver: LocalDriver, at: At, root: P
         "folder": {**ids, "user.virtfs.mode": b"\xed\x45\0\0"},
         "link": {**ids, "user.virtfs.mode": b"\xff\xa1\0\0"},
         "device": {**ids, "user.virtfs.mode": b"\x80\x21\0\0", "user.virtfs.rdev": b"\1\5\0\0\0\0\0\0"},
+        "fifo": {**ids, "user.virtfs.mode": b"\x90\x11\0\0", "user.virtfs.rdev": bytes(8)},
+        "socket": {**ids, "user.virtfs.mode": b"\xed\xc1\0\0", "user.virtfs.rdev": bytes(8)},
         root.name: {"user.virtfs.uid": b"\7\0\0\0"},
     }
 

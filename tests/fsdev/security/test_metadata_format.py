@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import os
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -34,6 +36,11 @@ def test_what_qemu_writes() -> None:
     assert parse(data) == (Overrides(1000, 100, 0o100644, 0x801), "")
     assert dump(Overrides(1000, 100, 0o100644, 0x801)) == data
     assert dump(Overrides(gid=5)) == b"virtfs.gid=5\n"
+    signed = b"virtfs.uid=-2\nvirtfs.gid=-2147483648\nvirtfs.mode=25008\nvirtfs.rdev=-982017\n"
+    kept = Overrides(0xFFFFFFFE, 1 << 31, 0o060660, os.makedev(259, 0xFFFFF))
+    assert parse(signed) == (kept, "")
+    assert dump(kept) == signed
+    assert dump(Overrides((1 << 31) - 1, rdev=1 << 32)) == b"virtfs.uid=2147483647\nvirtfs.rdev=4294967296\n"
 
 
 @pytest.mark.parametrize(
