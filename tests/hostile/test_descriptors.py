@@ -105,7 +105,7 @@ def test_h082_a_guest_holds_more_than_the_process_may_open(
 
 
 def test_h082_when_everything_is_pinned(start: Start, place: Place, many: list[bytes], opened_by: str) -> None:
-    """What has no name, or has locks, stays open. When there is nothing else ENFILE is the answer, and all else works."""
+    """What has no name or has locks stays open. When nothing else is left, ENFILE is the answer, and the rest works."""
     del opened_by
     stack = start(place.driver(max_descriptors=BUDGET))
     linked = [stack.fid(name) for name in many[100:]]
@@ -129,8 +129,8 @@ def test_h082_when_everything_is_pinned(start: Start, place: Place, many: list[b
     assert len(pinned) > BUDGET // 4
     full = [stack.ask("Twalk", newfid=stack.new(), wnames=[name]).errno for name in many[60:80]]
     assert set(full) == {errno.ENFILE}  # not ENOENT, and nothing in between
-    for name in ("Tlcreate", "Tmkdir", "Tmknod", "Tsymlink"):
-        assert stack.errno(name) == errno.ENFILE
+    for request in ("Tlcreate", "Tmkdir", "Tmknod", "Tsymlink"):
+        assert stack.errno(request) == errno.ENFILE
     assert not os.path.lexists(place.export / "new")
     for i, fid in enumerate(pinned[:-1]):
         assert stack.read(fid) == b"%d" % i
@@ -162,7 +162,8 @@ def test_h082_a_reset_gives_all_back(start: Start, place: Place, many: list[byte
 # --- clunks meanwhile (H042) ---
 
 USES = (
-    "Tgetattr", "Tread", "Twrite", "Twalk", "Tlopen", "Tsetattr", "Tunlinkat", "Tremove", "Tlink", "Trename", "Tlcreate",
+    "Tgetattr", "Tread", "Twrite", "Twalk", "Tlopen", "Tsetattr", "Tunlinkat", "Tremove", "Tlink", "Trename",
+    "Tlcreate",
 )  # fmt: skip
 
 
@@ -172,7 +173,7 @@ USES = (
 def test_h042_a_clunk_during_forced_reclaim(
     start: Start, place: Place, many: list[bytes], name: str, unlinked: bool
 ) -> None:
-    """A request waits; its fids are clunked, what they stand for is closed, its name removed, the numbers used again."""
+    """A request waits; its fids are clunked, what they mean is closed, its name removed, the numbers used again."""
     (place.export / "sub").mkdir()
     (place.export / "sub" / "below").write_bytes(b"deep")
     delayed: DelayedDriver[Any, Any] = DelayedDriver(place.driver(max_descriptors=BUDGET))
@@ -183,8 +184,9 @@ def test_h042_a_clunk_during_forced_reclaim(
     every: dict[str, dict[str, Any]] = {
         "Tgetattr": {"fid": file}, "Tread": {"fid": opened, "count": 8}, "Twrite": {"fid": opened, "data": b"data"},
         "Twalk": {"fid": sub, "newfid": stack.new(), "wnames": [b"below"]}, "Tlopen": {"fid": file},
-        "Tsetattr": {"fid": file, "valid": c.SETATTR_MODE, "mode": 0o600}, "Tunlinkat": {"dirfid": sub, "name": b"below"},
-        "Tremove": {"fid": file}, "Tlink": {"dfid": sub, "fid": file, "name": b"hard"},
+        "Tsetattr": {"fid": file, "valid": c.SETATTR_MODE, "mode": 0o600},
+        "Tunlinkat": {"dirfid": sub, "name": b"below"}, "Tremove": {"fid": file},
+        "Tlink": {"dfid": sub, "fid": file, "name": b"hard"},
         "Trename": {"fid": file, "dfid": sub, "name": b"moved"}, "Tlcreate": {"fid": sub, "name": b"made"},
     }  # fmt: skip
     fields = every[name]

@@ -233,10 +233,11 @@ def test_h140_with_too_little_room(client: Older) -> None:
 def test_h140_names_in_errors_do_not_come_back(client: Older) -> None:
     """A text says what was wrong, not with what: a name of any bytes and any length stays out of it."""
     for name in (b"\xff" * 255, b"x" * 60000, b"%s%n" * 60, b"\0", b"\n"):
-        for request, fields in (
-            ("Tcreate", {"fid": client.fid(), "name": name + b"/"}), ("Twalk", {"newfid": 950, "wnames": [name]}),
-            ("Twstat", {"fid": client.fid(b"file"), "name": name + b"/"}), ("Tattach", {"afid": 7, "uname": name}),
-        ):  # fmt: skip
+        every: dict[str, dict[str, Any]] = {
+            "Tcreate": {"fid": client.fid(), "name": name + b"/"}, "Twalk": {"newfid": 950, "wnames": [name]},
+            "Twstat": {"fid": client.fid(b"file"), "name": name + b"/"}, "Tattach": {"afid": 7, "uname": name},
+        }  # fmt: skip
+        for request, fields in every.items():
             reply = client.ask(request, **fields)
             assert reply.kind == c.RERROR
             assert reply.text in TEXTS.values()
