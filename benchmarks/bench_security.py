@@ -62,7 +62,7 @@ def feeder(export: Path, model: str) -> Iterator[RingFeeder]:
 
 def label(benchmark: Any, group: str, model: str) -> None:
     """Name a row; the others are compared with the model ``none``."""
-    expect(benchmark, group, model)
+    expect(benchmark, f"{group}, by model", model)
     benchmark.extra_info["floor"] = model == "none"
 
 

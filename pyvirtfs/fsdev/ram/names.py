@@ -66,6 +66,17 @@ class MemoryNames(MemoryCore):
             return above.place
         return self._find(inode, name)
 
+    def place(self, node: Link) -> tuple[Link | None, bytes]:
+        """See `ExportDriver.place`."""
+        if node is self._root:
+            node.inode.refs += 1
+            return node, b"/"
+        above = node.folder
+        if above is None or above.place is None:
+            return None, b""
+        above.refs += 1
+        return above.place, node.name
+
     def readlink(self, node: Link) -> bytes:
         """See `ExportDriver.readlink`."""
         if node.inode.kind != stat.S_IFLNK:

@@ -176,6 +176,10 @@ class SynthDriver(ExportDriver[SynthNode, SynthOpen]):
     def release(self, node: SynthNode) -> None:
         """See `ExportDriver.release`; a handle costs nothing."""
 
+    def place(self, node: SynthNode) -> tuple[SynthNode | None, bytes]:
+        """See `ExportDriver.place`."""
+        return node.parent, b"/" if node is self.root else node.name
+
     def readlink(self, node: SynthNode) -> bytes:
         """See `ExportDriver.readlink`."""
         return node.target if isinstance(node, SynthLink) else _fail(errno.EINVAL)

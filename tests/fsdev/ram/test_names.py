@@ -70,3 +70,23 @@ def test_deep_folders_move(export: Subject) -> None:
         export.renameat(export.root, b"0", folder, b"x")
     export.renameat(export.find(*(b"%d" % depth for depth in range(17))), b"17", export.root, b"top")
     assert export.walk(folder, [b".."]).qids[0] == export.qid(export.root)
+
+
+def test_where_an_object_is() -> None:
+    """For the dialects of 9P whose stat holds the name."""
+    driver = MemoryDriver()
+    top, _ = driver.attach(b"", 0)
+    assert driver.place(top) == (top, b"/")
+    driver.mkdir(top, b"folder", 0o755, 0, 0)
+    folder = driver.walk(top, [b"folder"]).node
+    assert folder is not None
+    driver.mkdir(folder, b"inner", 0o755, 0, 0)
+    inner = driver.walk(folder, [b"inner"]).node
+    assert inner is not None
+    assert driver.place(inner) == (folder, b"inner")
+    driver.renameat(folder, b"inner", top, b"moved")
+    assert driver.place(inner) == (top, b"moved")
+    for node, times in ((top, 3), (folder, 2), (inner, 1)):
+        for _ in range(times):
+            driver.release(node)
+    driver.close()

@@ -242,3 +242,15 @@ def test_options() -> None:
         registry.create("synth,path=/srv")
     with pytest.raises(ConfigError, match="colour"):
         registry.create("synth,colour=red")
+
+
+def test_where_a_file_is() -> None:
+    """For the dialects of 9P whose stat holds the name."""
+    tree = SynthDriver()
+    folder = tree.folder("folder")
+    file = folder.file("file", read="text")
+    assert tree.place(tree.root) == (tree.root, b"/")
+    assert tree.place(folder) == (tree.root, b"folder")
+    assert tree.place(file) == (folder, b"file")
+    folder.remove("file")
+    assert tree.place(file)[0] is None
