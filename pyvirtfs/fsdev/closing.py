@@ -10,7 +10,8 @@ it is looked up at the place where it was found, and taken if its number and its
 number alone would not do: it is used again when the object is gone.)
 
 What cannot be opened again stays open: objects without a name, those with locks, open folders, and where there are no
-handles what has no time of birth, or is not at its place any more.
+handles what has no time of birth, or is not at its place any more. When these have spent the budget nothing new can be
+found or opened; what is known goes on working, with a few descriptors beyond the budget.
 """
 
 from __future__ import annotations
@@ -39,6 +40,9 @@ _LOOKED_AT: Final = 1024
 """How many entries are looked at in one go, at least."""
 _RECENT: Final = 4
 """Entries that were opened again a moment ago stay open; an operation needs that of the last two."""
+_BEYOND: Final = _RECENT + 2
+"""How far beyond the budget what was closed is opened again where nothing can be closed: those above, the next one, and
+its file. Otherwise a guest that spends its budget on such objects could not read files any more that it has open."""
 
 _new = tuple.__new__
 _close = os.close
@@ -215,12 +219,19 @@ class LeastRecentlyOpened:
 
     # --- opening again ---
 
+    def _check_room_again(self, wanted: int) -> None:
+        """As `EntryTable.check_room`, for what was closed."""
+        try:
+            self._table.check_room(wanted)
+        except OSError:
+            self._table.check_room(wanted - _BEYOND)
+
     def open_entry(self, entry: Entry) -> int:
         """Open a closed entry again; see `ClosedEntry.fd`."""
         table = self._table
         if table.closed.get(entry.path) is not entry:
             _stale()
-        table.check_room(1)
+        self._check_room_again(1)
         return self._opened(entry, self._open_again(entry))
 
     def _open_again(self, entry: Entry) -> int:
@@ -349,7 +360,7 @@ class LeastRecentlyOpened:
         Raises:
             OSError: As `ClosedEntry.fd`, and open(2).
         """
-        self._table.check_room(2)
+        self._check_room_again(2)
         fd = reopen(file.entry.fd, file.flags)
         self._table.others += 1
         self._closed_files -= 1

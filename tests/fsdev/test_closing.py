@@ -258,6 +258,33 @@ def test_what_stays_open(small: LocalDriver, root: Path) -> None:
     assert held() - before <= 1
 
 
+def test_what_is_known_goes_on_when_nothing_can_be_closed(small: LocalDriver, root: Path) -> None:
+    """With a few descriptors beyond the budget, not more."""
+    top, _ = small.attach(b"", 0)
+    linked = hold_many(small)[:20]
+    gone: list[Node] = []
+    files: list[LocalFile] = []
+
+    def hold_without_name(index: int) -> None:
+        (root / f"gone{index}").write_bytes(b"%d" % index)
+        gone.append(walk(small, b"gone%d" % index))
+        files.append(small.open(gone[-1], os.O_RDWR, 0)[0])
+        small.unlinkat(top, b"gone%d" % index, folder=False)
+
+    with pytest.raises(OSError, match=FULL):
+        any(map(hold_without_name, range(BUDGET)))
+    assert len(gone) > BUDGET - 8
+    for _ in range(2):
+        for index, file in enumerate(files):
+            assert read(small, file).rstrip(b"!") == b"%d" % index
+            assert small.write(file, len(b"%d" % index), ViewBuffers.of(bytearray(b"!"))) == 1
+        for index, node in enumerate(linked):
+            assert small.getattr(node)[1].size == len(b"%d" % index)
+        assert len(small._table.open) + small._table.others <= BUDGET + 6
+    for file in files:
+        small.close_file(file)
+
+
 def content_or_full(driver: LocalDriver, node: Node) -> bytes | None:
     try:
         return content(driver, node)

@@ -18,35 +18,31 @@ class Row(NamedTuple):
     """The same, for a row that has tests already."""
 
 
-_MODELS: Final = "the mapped security models"
-_DIALECTS: Final = "9P2000.u and plain 9P2000"
-_RECLAIM: Final = "descriptors that are closed and reopened"
-
 CATALOGUE: Final[dict[str, Row]] = {
     # Names and paths
     "H001": Row("Names that are none (empty, dots, slashes, NULs, too long) reach the host; CVE-2016-7116"),
     "H002": Row("A walk of .. at the root leaves the export; CVE-2016-7116"),
     "H003": Row("A string of no bytes becomes a null pointer; CVE-2016-8578"),
     "H004": Row("What is done to the root of the export is done to the root of the host; CVE-2017-7471"),
-    "H005": Row("The guest reaches the files that hold mapped attributes; CVE-2017-7493", waits_for=_MODELS),
+    "H005": Row("The guest reaches the files that hold mapped attributes; CVE-2017-7493"),
     "H006": Row("A walk with .. or a slash escapes, or .. below the root stops working; rust 9p server, 2026"),
     "H007": Row("Long paths overrun a buffer or are cut off; kvmtool"),
     "H008": Row("The length of a path is kept in 16 bits; QEMU gitlab issue 3358"),
     "H009": Row("A long name overruns a buffer of one of the drivers; QEMU gitlab issue 3298"),
-    "H010": Row("Plain 9P modes grow a set-user-id bit; CVE-2024-36964", waits_for=_DIALECTS),
+    "H010": Row("Plain 9P modes grow a set-user-id bit; CVE-2024-36964"),
     # Symbolic links and races
     "H020": Row("A symbolic link that the host puts in place of a parent is followed; CVE-2016-9602"),
     "H021": Row("The same for the last name, and for the export itself"),
     "H022": Row("A Tlcreate changes a fid while a walk or an xattr walk copies from it; QEMU gitlab issue 4491"),
     "H023": Row("A Tlcreate changes a fid while other requests read it; CVE-2018-19364"),
-    "H024": Row("A rename races with whoever uses the name; CVE-2018-19489", in_part=_DIALECTS),
+    "H024": Row("A rename races with whoever uses the name; CVE-2018-19489"),
     "H025": Row("Modes, owners and times are changed by path, so of something else"),
     "H026": Row("A symbolic link is read as another one's target under load; nixpkgs issue 22695"),
     "H027": Row("Magic links (/proc/self/root, /proc/self/fd) inside the export are followed"),
     # Fids
     "H040": Row("Opening an open fid again loses a descriptor; CVE-2017-7377"),
     "H041": Row("A Tlink keeps a reference for ever; CVE-2016-9105"),
-    "H042": Row("A fid is used that was clunked meanwhile; CVE-2021-20181", in_part=_RECLAIM),
+    "H042": Row("A fid is used that was clunked meanwhile; CVE-2021-20181"),
     "H043": Row("Unlinking a file with fids on it crashes the server; QEMU gitlab issue 181"),
     "H044": Row("Entries of an open folder cannot be removed, so rm -rf fails; lib9p issue 18"),
     "H045": Row("Unlinked open files lose their attributes; QEMU gitlab issue 103"),
@@ -64,12 +60,12 @@ CATALOGUE: Final[dict[str, Row]] = {
     "H064": Row("An attribute changes its size between two looks at it; CVE-2017-15038"),
     "H065": Row("Sizes and names of attributes at and beyond their limits"),
     "H066": Row("An attribute is set of which not all bytes came"),
-    "H067": Row("The guest reaches attributes that hold mapped ones", waits_for=_MODELS),
+    "H067": Row("The guest reaches attributes that hold mapped ones"),
     "H068": Row("A file capability survives a write; CVE-2021-20263"),
     # Resources
     "H080": Row("A read leaves memory behind; CVE-2016-8577"),
     "H081": Row("A write whose reply cannot be stored leaves memory behind; CVE-2016-9106"),
-    "H082": Row("A guest takes all descriptors; CVE-2020-10717", in_part=_RECLAIM),
+    "H082": Row("A guest takes all descriptors; CVE-2020-10717"),
     "H083": Row("Without descriptors, a listing lacks entries instead of failing"),
     "H084": Row("A Treaddir asks for more than a message holds"),
     "H085": Row("The count of a read or write overflows with its header; diod issue 136"),
@@ -111,19 +107,18 @@ CATALOGUE: Final[dict[str, Row]] = {
     "H137": Row("Counts and lengths that claim more bytes than there are; CVE-2016-8577"),
     "H138": Row("Tversion with any msize and version, and amidst other requests"),
     "H139": Row("Replies into buffers as small as those of current Linux"),
-    "H140": Row("Error strings: longer than a client takes, not ASCII", waits_for=_DIALECTS),
+    "H140": Row("Error strings: longer than a client takes, not ASCII"),
     # Special files
     "H150": Row("FIFOs, sockets and devices of the host are opened; CVE-2023-2861"),
     "H151": Row("The same, put in place between check and open; CVE-2020-35517"),
-    "H152": Row("Device nodes that the guest makes give it the host's devices",
-                in_part=f"{_MODELS}; an option that refuses device nodes"),
+    "H152": Row("Device nodes that the guest makes give it the host's devices"),
     "H153": Row("Huge sparse files, and files that claim to have no bytes"),
     # Privileges
-    "H160": Row("Set-id bits survive a write, a truncation or a new owner; CVE-2023-1386", in_part=_MODELS),
+    "H160": Row("Set-id bits survive a write, a truncation or a new owner; CVE-2023-1386"),
     "H161": Row("Files get a group's rights from somebody who is not in it; CVE-2022-0358"),
     "H162": Row("The umask of the server changes the guest's modes"),
-    "H163": Row("A readonly export is changed by some message", in_part=_DIALECTS),
+    "H163": Row("A readonly export is changed by some message"),
     "H164": Row("A guest remounts a readonly export and may write"),
-    "H165": Row("Mapped objects belong to others than the server on the host", waits_for=_MODELS),
+    "H165": Row("Mapped objects belong to others than the server on the host"),
     "H166": Row("Objects belong to the user of another attach"),
 }  # fmt: skip

@@ -20,6 +20,7 @@ from pyvirtfs.fsdev.local import LocalDriver
 from pyvirtfs.guest import Request
 from pyvirtfs.p9 import constants as c
 from pyvirtfs.p9 import frames
+from pyvirtfs.p9.error_replies import TEXTS
 from pyvirtfs.p9.messages import BY_NAME, REQUESTS
 from pyvirtfs.testing import DelayedDriver, Pair, check_descriptors, pair
 
@@ -29,6 +30,10 @@ UID, GID = os.geteuid(), os.getegid()
 ROOT: Final = 0
 """The fid of the mount's root: the first number that a client takes."""
 NAMES: Final = [message.name for message in REQUESTS]
+LONGEST_TEXT: Final = 127
+"""What Linux takes of an error's text, in bytes."""
+NUMBERS: Final = {text: number for number, text in reversed(TEXTS.items())}
+"""The errno that a text stands for; the first one of several."""
 PATIENCE: Final = 2.0
 """Seconds until a device that does not answer is taken for dead."""
 
@@ -97,12 +102,27 @@ class Reply(NamedTuple):
 
     @property
     def errno(self) -> int:
-        """Of an Rlerror; 0 for any other reply."""
-        return int.from_bytes(self.body, "little") if self.kind == c.RLERROR else 0
+        """Of an Rlerror or an Rerror; 0 for any other reply. Plain 9P2000 has a text only, which tells less."""
+        if self.kind == c.RLERROR:
+            return int.from_bytes(self.body, "little")
+        if self.kind != c.RERROR:
+            return 0
+        text, number = self.text, self.body[2 + len(self.text) :]
+        return int.from_bytes(number, "little") if number else NUMBERS.get(text, -1)
+
+    @property
+    def text(self) -> bytes:
+        """Of an Rerror."""
+        return self.body[2 : 2 + int.from_bytes(self.body[:2], "little")]
 
 
-def reply_of(request: Request) -> Reply | None:
-    """The reply to a request that is done; None if it ended without one. Checks that the device's figures agree."""
+def reply_of(request: Request, *, error: int = c.RLERROR) -> Reply | None:
+    """The reply to a request that is done; None if it ended without one. Checks that the device's figures agree.
+
+    Args:
+        request: Which.
+        error: How the dialect that is spoken tells an error. A Tversion is told in the dialect that it asks for.
+    """
     data = request.reply()
     if not data:
         assert request.nbytes == 0
@@ -110,11 +130,14 @@ def reply_of(request: Request) -> Reply | None:
     size, kind, tag = struct.unpack_from("<IBH", data)
     asked = request.message[4]
     assert size == request.nbytes == len(data), "the size field and the used length"
-    assert kind in {asked + 1 & 0xFF, c.RLERROR}, f"type {kind} answers type {asked}"
+    errors = {c.RLERROR, c.RERROR} if asked == c.TVERSION else {error}
+    assert kind in {asked + 1 & 0xFF, *errors}, f"type {kind} answers type {asked}"
     assert tag == struct.unpack_from("<H", request.message, 5)[0]
     if kind == c.RLERROR:
         assert 1 <= int.from_bytes(data[7:], "little") <= 4095
-    return Reply(kind, data[7:])
+    found = Reply(kind, data[7:])
+    assert kind != c.RERROR or (len(found.text) <= LONGEST_TEXT and found.text.isascii())
+    return found
 
 
 class RefusedError(AssertionError):
@@ -139,6 +162,8 @@ class Stack:
         self.escaped: list[BaseException] = []
         """What has left the device's entry points, whoever caught it then."""
         self.next_fid = 1000
+        self.error = c.RLERROR
+        """How the dialect that is spoken tells an error."""
         for name in ("config_read", "config_write", "bar_read", "bar_write", "run_pending"):
             setattr(self.device, name, self._watched(getattr(self.device, name)))
         assert both.mount.root_fid == ROOT
@@ -165,9 +190,12 @@ class Stack:
             assert self.channel.driver.needs_reset, "no answer, and no error either"
             assert counters.config_interrupts == before + 1
             return None
-        found = reply_of(request)
+        found = reply_of(request, error=self.error)
         self.channel.retire(request)
         assert found is not None, "an answer of no bytes, though nobody flushed the request"
+        if data[4] == c.TVERSION:
+            older = found.kind == c.RERROR or found.body[6:] in {c.VERSION_9P2000, c.VERSION_9P2000_U}
+            self.error = c.RERROR if older else c.RLERROR
         return found
 
     def ask(self, name: str, /, room: int = 8192, tag: int = 3, **fields: Any) -> Reply:
@@ -203,7 +231,7 @@ class Stack:
     def _harvest(self, pending: list[Request]) -> Iterator[Reply]:
         self.channel.queue.kick()
         for request in pending:
-            found = reply_of(self.channel.wait(request))
+            found = reply_of(self.channel.wait(request), error=self.error)
             self.channel.retire(request)
             assert found is not None
             yield found
@@ -271,6 +299,7 @@ class Stack:
     def remount(self) -> None:
         """Reset the device, bring it up, mount anew."""
         self.pair.remount()
+        self.error = c.RLERROR
         assert self.pair.mount.root_fid == ROOT
 
     def check(self) -> None:
@@ -284,6 +313,7 @@ class Stack:
             for number in list(self.device.server._session.table):
                 self.errno("Tclunk", fid=number)
             assert self.fids == 0, "fids are left after the last Tclunk"
+            self.do("Tversion", tag=c.NOTAG)
             self.do("Tattach", fid=ROOT)
             self.do("Tversion", tag=c.NOTAG)
             assert self.fids == 0, "fids are left after a Tversion"

@@ -261,7 +261,7 @@ def test_h138_msizes(stack: Stack, msize: int, agreed: int) -> None:
     stack.remount()
 
 
-@pytest.mark.parametrize("version", [b"", b"9", b"unknown", b"9P2001.L", b"9p2000.l", b"9P2000.L\0", b"x" * 60000])
+@pytest.mark.parametrize("version", [b"", b"9", b"unknown", b"9P2001.L", b"9p2000.l", b"9P2000L", b"\0", b"x" * 60000])
 def test_h138_unknown_versions(stack: Stack, version: bytes) -> None:
     fid = stack.opened(b"file")
     assert stack.do("Tversion", tag=c.NOTAG, version=version)["version"] == b"unknown"
@@ -272,6 +272,19 @@ def test_h138_unknown_versions(stack: Stack, version: bytes) -> None:
     assert stack.errno("Tread", fid=fid) != 0
     assert stack.do("Tversion", tag=c.NOTAG)["version"] == b"9P2000.L"
     stack.do("Tattach", fid=ROOT)
+
+
+@pytest.mark.parametrize(
+    ("version", "agreed"),
+    [
+        (b"9P2000.L.x", b"9P2000.L"), (b"9P2000.u.L", b"9P2000.u"), (b"9P2000.L\0", b"9P2000"),
+        (b"9P2000.", b"9P2000"), (b"9P2000." + b"x" * 60000, b"9P2000"),
+    ],
+)  # fmt: skip
+def test_h138_versions_that_a_period_ends(stack: Stack, version: bytes, agreed: bytes) -> None:
+    """version(5): what is asked for up to one of its periods is spoken, and the session begins anew."""
+    assert stack.do("Tversion", tag=c.NOTAG, version=version)["version"] == agreed
+    assert stack.fids == 0
 
 
 @pytest.mark.parametrize("ignore_cancel", [False, True])

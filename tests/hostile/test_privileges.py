@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import itertools
 import os
 import stat
 from collections.abc import Callable, Iterator
@@ -10,12 +11,13 @@ from typing import Any, TypeAlias
 
 import pytest
 
+from pyvirtfs.errors import ConfigError
 from pyvirtfs.p9 import constants as c
 from tests.hostile.stack import GID, IS_ROOT, NAMES, ROOT, UID, Place, Stack, as_root, fields_of, running, snapshot
 
 Start: TypeAlias = Callable[..., Stack]
 
-MODELS = ["passthrough", "none"] if IS_ROOT else ["none"]
+MODELS = [*(["passthrough"] if IS_ROOT else []), "none", "mapped-xattr", "mapped-file"]
 
 
 def attach(stack: Stack, uid: int) -> int:
@@ -29,6 +31,14 @@ def attach(stack: Stack, uid: int) -> int:
 def model(request: pytest.FixtureRequest, place: Place) -> str:
     """An export in each security model."""
     return f"local,path={place.export},security_model={request.param}"
+
+
+def begin(start: Start, options: str) -> Stack:
+    """A device with an export, if this file system can hold what its model keeps."""
+    try:
+        return start(options)
+    except ConfigError as error:
+        pytest.skip(str(error))
 
 
 # --- set-id bits ---
@@ -60,21 +70,39 @@ CHANGES: dict[str, Callable[[Stack, int, int], object]] = {
 @pytest.mark.parametrize("mode", [0o6755, 0o4755, 0o2755, 0o6777])
 @pytest.mark.parametrize("change", CHANGES)
 def test_h160_set_id_bits_end_with_a_change(start: Start, place: Place, model: str, change: str, mode: int) -> None:
-    """By a user who is not root, whoever the server is."""
+    """By a user who is not root, whoever the server is; whether the guest has set them or the host."""
     path = place.export / "file"
-    path.chmod(mode)
-    stack = start(model)
+    stack = begin(start, model)
+    for by in ("guest", "host"):
+        if by == "guest":
+            stack.do("Tsetattr", fid=stack.fid(b"file"), valid=c.SETATTR_MODE, mode=mode)
+            assert stat.S_IMODE(stack.do("Tgetattr", fid=stack.fid(b"file"))["mode"]) == mode
+        else:
+            path.chmod(mode)
+        CHANGES[change](stack, attach(stack, 1000 if by == "guest" else 2000), 1000 if by == "guest" else 2000)
+        assert not path.stat().st_mode & 0o6000
+        seen = stack.do("Tgetattr", fid=stack.fid(b"file"))["mode"]
+        assert stat.S_IMODE(seen) == mode & 0o777
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_h160_a_bit_that_is_no_privilege_stays(start: Start, place: Place, model: str, change: str) -> None:
+    """Of a group that may not execute the file: it once meant mandatory locking; as chmod(2) and write(2) have it."""
+    stack = begin(start, model)
+    stack.do("Tsetattr", fid=stack.fid(b"file"), valid=c.SETATTR_MODE, mode=0o2766)
     CHANGES[change](stack, attach(stack, 1000), 1000)
-    assert stat.S_IMODE(path.stat().st_mode) == mode & 0o777
-    seen = stack.do("Tgetattr", fid=stack.fid(b"file"))["mode"]
-    assert stat.S_IMODE(seen) == mode & 0o777
+    kept = stack.do("Tgetattr", fid=stack.fid(b"file"))["mode"]
+    (place.export / "other").touch()
+    (place.export / "other").chmod(0o2766)
+    if IS_ROOT:
+        os.chown(place.export / "other", 1000, 1000)
+    assert stat.S_IMODE(kept) == stat.S_IMODE((place.export / "other").stat().st_mode)
 
 
 @as_root
 def test_h160_reading_and_failing_change_nothing(start: Start, place: Place, model: str) -> None:
-    path = place.export / "file"
-    path.chmod(0o6755)
-    stack = start(model)
+    stack = begin(start, model)
+    stack.do("Tsetattr", fid=stack.fid(b"file"), valid=c.SETATTR_MODE, mode=0o6755)
     root = attach(stack, 1000)
     fid = stack.opened(b"file", base=root, flags=0)
     stack.read(fid)
@@ -82,7 +110,7 @@ def test_h160_reading_and_failing_change_nothing(start: Start, place: Place, mod
     assert stack.errno("Twrite", fid=fid, data=b"x") == errno.EBADF
     stack.do("Twrite", fid=stack.opened(b"file", base=root), data=b"")
     stack.do("Tsetattr", fid=fid, valid=c.SETATTR_ATIME)
-    assert stat.S_IMODE(path.stat().st_mode) == 0o6755
+    assert stat.S_IMODE(stack.do("Tgetattr", fid=fid)["mode"]) == 0o6755
 
 
 # --- groups ---
@@ -110,6 +138,32 @@ def test_h161_a_group_is_the_one_that_the_request_names(stack: Stack, place: Pla
             make(gid)
             status = (folder / f"{name}{gid}").lstat()
             assert (status.st_uid, status.st_gid) == (1000, gid)
+
+
+@pytest.mark.parametrize("message", ["Tlcreate", "Tmknod"])
+def test_h161_no_program_runs_as_a_group_that_its_maker_is_not_in(
+    start: Start, place: Place, model: str, message: str
+) -> None:
+    """In a folder that gives its group away, a file that the group may run loses S_ISGID unless root makes it."""
+    stack = begin(start, model)
+    folders = {}
+    for name, mode in ((b"folder", 0o2777), (b"other", 0o777)):
+        if name == b"other":
+            stack.do("Tmkdir", name=name)
+        stack.do("Tsetattr", fid=stack.fid(name), valid=c.SETATTR_MODE, mode=mode)
+        folders[name] = mode
+    for folder, uid, mode in itertools.product(folders, (0, 1000), (0o2755, 0o2745, 0o6755, 0o6711, 0o755)):
+        root = attach(stack, uid)
+        name = b"%d-%o" % (uid, mode)
+        if message == "Tlcreate":
+            stack.do("Tlcreate", fid=stack.fid(folder, base=root), name=name, mode=mode)
+        else:
+            stack.do("Tmknod", dfid=stack.fid(folder, base=root), name=name, mode=stat.S_IFREG | mode)
+        seen = stat.S_IMODE(stack.do("Tgetattr", fid=stack.fid(folder, name))["mode"])
+        dropped = folder == b"folder" and uid and mode & 0o2010 == 0o2010
+        assert seen == (mode & ~0o2000 if dropped else mode), (folder, name)
+        stack.do("Tmkdir", dfid=stack.fid(folder, base=root), name=name + b"d", mode=0o2775)
+        assert stat.S_IMODE(stack.do("Tgetattr", fid=stack.fid(folder, name + b"d"))["mode"]) == 0o2775
 
 
 # --- umask ---

@@ -111,34 +111,6 @@ def test_h081_memory_of_such_writes(stack: Stack) -> None:
 # --- descriptors ---
 
 
-def test_h082_more_files_than_descriptors(start: Start, place: Place) -> None:
-    """Beyond its budget the guest gets ENFILE, and what it has goes on working."""
-    for i in range(100):
-        (place.export / f"{i}").write_bytes(b"%d" % i)
-    stack = start(place.driver(max_descriptors=40))
-    kept = [stack.opened(b"%d" % i) for i in range(5)]
-    walked: list[int] = []
-    for i in range(5, 100):
-        fid = stack.new()
-        reply = stack.ask("Twalk", newfid=fid, wnames=[b"%d" % i])
-        if reply.errno:
-            assert reply.errno == errno.ENFILE
-            break
-        walked.append(fid)
-    else:
-        pytest.fail("no end of descriptors")
-    for name in ("Tlcreate", "Tmkdir", "Tmknod", "Tsymlink"):
-        assert stack.errno(name) == errno.ENFILE
-    assert stack.errno("Tlopen", fid=walked[0]) == errno.ENFILE
-    for i, fid in enumerate(kept):
-        assert stack.read(fid) == b"%d" % i
-        stack.do("Twrite", fid=fid, offset=5, data=b"more")
-        stack.do("Tgetattr", fid=fid)
-    stack.clunk(*kept)
-    stack.do("Tlcreate", fid=stack.fid(), name=b"new")
-    assert not (place.export / "newer").exists()
-
-
 @contextlib.contextmanager
 def exhausted() -> Iterator[None]:
     """The process has no descriptor left."""

@@ -13,8 +13,10 @@ from typing import Any, TypeAlias
 
 import pytest
 
+from pyvirtfs.errors import ConfigError
 from pyvirtfs.p9 import constants as c
 from pyvirtfs.testing import check_descriptors, open_descriptors
+from tests.hostile.older import DIALECTS, Older
 from tests.hostile.stack import IS_ROOT, MODEL, Place, Stack, as_root, running, sizes, snapshot
 
 Start: TypeAlias = Callable[..., Stack]
@@ -204,6 +206,25 @@ def test_h152_a_process_that_may_not_makes_none(stack: Stack, place: Place, monk
     for kind in ("char", "block"):
         assert stack.errno("Tmknod", mode=KINDS[kind] | 0o666, major=1, minor=3) == errno.EPERM
         assert not (place.export / "new").exists()
+
+
+@pytest.mark.parametrize("model", [*(["passthrough"] if IS_ROOT else []), "none", "mapped-xattr", "mapped-file"])
+def test_h152_an_export_that_refuses_device_nodes(start: Start, place: Place, model: str) -> None:
+    """device_nodes=off: EPERM in each model and each dialect, and all else is made."""
+    try:
+        stack = start(f"local,path={place.export},security_model={model},device_nodes=off")
+    except ConfigError as error:
+        pytest.skip(str(error))
+    for kind in ("char", "block"):
+        for major, minor in ((1, 3), (0, 0), (2**32 - 1, 2**32 - 1)):
+            assert stack.errno("Tmknod", mode=KINDS[kind] | 0o666, major=major, minor=minor) == errno.EPERM
+    for number, type_ in enumerate((stat.S_IFREG, stat.S_IFIFO, stat.S_IFSOCK)):
+        stack.do("Tmknod", name=b"%d" % number, mode=type_ | 0o666)
+        assert stat.S_IFMT(stack.do("Tgetattr", fid=stack.fid(b"%d" % number))["mode"]) == type_
+    client = Older(stack, DIALECTS["u"])
+    for device in (b"c 1 3", b"b 8 0"):
+        assert client.errno("Tcreate", fid=client.fid(), perm=c.DMDEVICE | 0o666, extension=device) == errno.EPERM
+    assert not (place.export / "new").exists()
 
 
 @pytest.mark.parametrize("mode", [stat.S_IFDIR | 0o755, stat.S_IFLNK | 0o777, 0o150000, 0o170000, 0o030000])
