@@ -254,15 +254,22 @@ class LeastRecentlyOpened:
     def _open_by_name(self, entry: Entry) -> int:
         """Look an object up at the places where it was found."""
         for node in _nodes(entry):
-            try:
-                return self._open_at(node)
-            except OSError as error:
-                if error.errno != errno.ESTALE:
-                    raise
+            for above in (0, -1):
+                try:
+                    return self._open_at(node, above)
+                except OSError as error:
+                    if error.errno != errno.ESTALE:
+                        raise
         return _stale()
 
-    def _open_at(self, place: Node) -> int:
-        """Look an object up at a place, below the next folder above it that is open; the way there may be long."""
+    def _open_at(self, place: Node, above: int) -> int:
+        """Look an object up at a place, below the next folder above it that is open; the way there may be long.
+
+        Args:
+            place: Where it was found.
+            above: Which place of the folders above it counts where there are several: 0: the first one, -1: the last
+                one. The host may have renamed a folder since it was found first, or back.
+        """
         way: list[tuple[Entry, bytes]] = []
         entry, node = place.entry, place
         while entry.closed is not None:
@@ -271,9 +278,10 @@ class LeastRecentlyOpened:
             way.append((entry, node.name))
             entry = node.parent
             if entry.closed is not None:
-                if entry.node is None:
+                places = [each for each in _nodes(entry) if each.parent is not None and each.name]
+                if not places:
                     _stale()
-                node = entry.node
+                node = places[above]
         fd = -1
         here = entry.fd
         try:

@@ -478,6 +478,32 @@ def test_with_the_usual_limit_of_a_process(root: Path) -> None:
     assert (done.stdout, done.stderr) == (f"{count}\n", "")
 
 
+@pytest.mark.parametrize("back", [False, True])
+def test_a_folder_above_that_the_host_has_renamed(small: LocalDriver, root: Path, back: bool) -> None:
+    (root / "above" / "folder").mkdir(parents=True)
+    held = [walk(small, b"above"), walk(small, b"above/folder")]
+    (root / "above").rename(root / "renamed")
+    held.append(walk(small, b"renamed"))
+    if back:
+        (root / "renamed").rename(root / "above")
+    held += [walk(small, b"many/%d" % index) for index in range(MANY)]
+    assert isinstance(held[0].entry, ClosedEntry)
+    assert isinstance(held[1].entry, ClosedEntry)
+    assert small.getattr(held[1])[1].ino == (root / ("above" if back else "renamed") / "folder").stat().st_ino
+    for node in held:
+        small.release(node)
+
+
+def test_a_folder_above_that_was_found_from_below_first(small: LocalDriver, root: Path) -> None:
+    (root / "above" / "folder" / "inner").mkdir(parents=True)
+    held = [walk(small, b"above/folder/inner"), walk(small, b"above/folder/inner/..")]
+    held += [walk(small, b"above/folder"), walk(small, b"above")]
+    held += [walk(small, b"many/%d" % index) for index in range(MANY)]
+    assert small.getattr(held[0])[1].ino == (root / "above" / "folder" / "inner").stat().st_ino
+    for node in held:
+        small.release(node)
+
+
 def test_many_that_stay_open_hide_nobody(root: Path, no_leak: None) -> None:
     """More than are looked at in one go: behind them is something that can be closed."""
     pinned, linked, budget = 1100, 300, 1300
