@@ -113,7 +113,8 @@ def test_a_disk_without_inodes(tmp_path: Path, model: str) -> None:
         stack.do("Tlopen", fid=fid, flags=0)  # it is the folder's, and not open
         assert sorted(stack.listing(fid)) == names
         folder = stack.fid(b"folder")
-        for name, fields in (("Tmkdir", {}), ("Tmknod", {}), ("Tsymlink", {"symtgt": b"t" * 300})):
+        every: dict[str, dict[str, Any]] = {"Tmkdir": {}, "Tmknod": {}, "Tsymlink": {"symtgt": b"t" * 300}}
+        for name, fields in every.items():
             assert stack.errno(name, **{"dfid": folder, "name": b"new", **fields}) == errno.ENOSPC
         assert sorted(stack.listing(fid)) == names
         assert stack.errno("Twalk", fid=folder, newfid=stack.new(), wnames=[b"new"]) == errno.ENOENT

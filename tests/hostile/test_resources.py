@@ -33,7 +33,7 @@ Start: TypeAlias = Callable[..., Stack]
 
 @pytest.fixture
 def roomy(tmp_path: Path) -> Iterator[Place]:
-    """A place for many files: in memory, if the host has that."""
+    """A place for many files: in memory, if the host has that. Name it before `start`: its folder goes at the end."""
     shm = Path("/dev/shm")
     top = Path(tempfile.mkdtemp(dir=shm if os.access(shm, os.W_OK) else tmp_path, prefix="pyvirtfs-"))
     try:
@@ -207,7 +207,7 @@ def fill(folder: Path, count: int, nbytes: int) -> set[bytes]:
 
 
 @sizes(20_000, 100_000)
-def test_h086_a_large_folder_in_portions(start: Start, roomy: Place, count: int) -> None:
+def test_h086_a_large_folder_in_portions(roomy: Place, start: Start, count: int) -> None:
     """20,000 names (100,000) of 255 bytes, some removed meanwhile: what stays is seen once, in bounded memory."""
     (roomy.export / "many").mkdir()
     names = fill(roomy.export / "many", count, 255)
@@ -242,7 +242,7 @@ def test_h086_a_large_folder_in_portions(start: Start, roomy: Place, count: int)
     assert sorted(stack.listing(fid, 128_000, 128_000)) == sorted({*names, b".", b".."} - gone)
 
 
-def test_h087_a_listing_takes_linear_time(start: Start, roomy: Place) -> None:
+def test_h087_a_listing_takes_linear_time(roomy: Place, start: Start) -> None:
     """10,000 and 40,000 entries: less than 6 times the processor time, the best of three."""
     stack = start(roomy.fsdev, messages=0)
     best = []
