@@ -64,7 +64,7 @@ def kernel() -> list[Finding]:
         attempt("/proc/self/fd", "reopens O_PATH descriptors; xattrs of any object", _proc, essential=True),
         attempt("getdents64", "folders are listed with stable cookies", _getdents, essential=True),
         attempt("OFD locks", "guest's byte-range locks hold against programs of the host", _ofd_locks),
-        attempt("file handles", f"{_NOT_YET}: could stand for open descriptors", _file_handles),
+        attempt("file handles", "objects are opened again whose descriptor made room for another", _file_handles),
         attempt("memfd with seals", "guest RAM shared with another process", _memfd),
     ]
 
@@ -151,7 +151,10 @@ def limits() -> list[Finding]:
     iov_max = os.sysconf("SC_IOV_MAX")
     return [
         Finding(
-            "open files", hard >= 1024, f"{soft} now, {hard} at most", "one descriptor for each object a guest uses"
+            "open files",
+            hard >= 1024,
+            f"{soft} now, {hard} at most",
+            "descriptors of what guests use; those not used for long are closed",
         ),
         Finding("IOV_MAX", iov_max >= 1024, str(iov_max), "buffers of one preadv or pwritev; more take turns"),
         Finding("processors", True, str(processors), "one is enough; requests run where the doorbell arrives"),
@@ -163,7 +166,7 @@ def limits() -> list[Finding]:
 _CAPABILITIES = {
     0: ("CAP_CHOWN", "security_model=passthrough sets owners"),
     1: ("CAP_DAC_OVERRIDE", "passthrough reaches files of every owner"),
-    2: ("CAP_DAC_READ_SEARCH", f"{_NOT_YET}: file handles"),
+    2: ("CAP_DAC_READ_SEARCH", "file handles; without it, objects are opened again by name"),
     3: ("CAP_FOWNER", "passthrough changes modes of files of every owner"),
     4: ("CAP_FSETID", "passthrough keeps set-id bits"),
     21: ("CAP_SYS_ADMIN", f"{_NOT_YET}: trusted.* attributes"),

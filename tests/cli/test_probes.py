@@ -76,7 +76,7 @@ def test_a_machine_without_programs(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     assert found["Python"].detail == sys.version.split()[0]
 
 
-UNUSED = {"C compiler", "file handles", "trusted.* xattrs", "CAP_DAC_READ_SEARCH", "CAP_SYS_ADMIN"}
+UNUSED = {"C compiler", "trusted.* xattrs", "CAP_SYS_ADMIN"}
 
 
 def test_what_is_not_used_yet_says_so(tmp_path: Path) -> None:
