@@ -60,7 +60,11 @@ OPTIONS: Final = OptionTable(
         Option(name="uidmap", help="Users, passthrough and none only: GUEST:HOST:COUNT[+GUEST:HOST:COUNT...]"),
         Option(name="gidmap", help="Groups, the same"),
         Option(name="squash", help="One user and group of the host for all of the guest: UID[:GID]"),
-        Option(name="device_nodes", type="bool", default=True, help="Let guests make character and block devices"),
+        Option(
+            name="device_nodes",
+            type="bool",
+            help="Let guests make character and block devices: on unless given, but off with id maps",
+        ),
         Option(name="readonly", type="bool", default=False, help="Refuse every change"),
         Option(
             name="writeout",
@@ -187,7 +191,8 @@ class LocalDriver(LocalCreate, LocalNames, LocalAttributes, LocalLocks):
             ``GUEST:HOST:COUNT``, with ``+`` between them.
         gidmap: The same for groups.
         squash: ``UID[:GID]``: whoever creates something, it belongs to this user and group of the host.
-        device_nodes: Whether guests may make character and block devices, as far as the process may.
+        device_nodes: Whether guests may make character and block devices, as far as the process may. None: yes, unless
+            ids are translated, since whoever may make devices of the host is no mere user of it.
         readonly: Change nothing on the host.
         writeout: ``immediate``: start to write data to the disk with each write.
         multidevs: What becomes of objects on other devices than the root's: ``remap`` gives them qid paths of their
@@ -211,7 +216,7 @@ class LocalDriver(LocalCreate, LocalNames, LocalAttributes, LocalLocks):
         uidmap: str | None = None,
         gidmap: str | None = None,
         squash: str | None = None,
-        device_nodes: bool = True,
+        device_nodes: bool | None = None,
         readonly: bool = False,
         writeout: str | None = None,
         multidevs: str = "remap",
@@ -247,7 +252,7 @@ class LocalDriver(LocalCreate, LocalNames, LocalAttributes, LocalLocks):
                 write_back=writeout == "immediate",
                 set_ids_survive=model.mapped or not missing_capabilities(("CAP_FSETID",)),
                 max_descriptors=max_descriptors,
-                device_nodes=device_nodes,
+                device_nodes=ids is None if device_nodes is None else device_nodes,
             )
         except OSError as error:
             raise ConfigError("path", f"{os.fspath(path)!r} cannot be exported: {error}") from None

@@ -78,7 +78,7 @@ class LocalAttributes(LocalCore):
 
     def _chown(self, entry: Entry, owner: int | None, group: int | None, uid: int) -> None:
         self._model.chown(entry, NONUNAME if owner is None else owner, NONUNAME if group is None else group)
-        if uid and self._set_ids_survive:
+        if self._set_ids_survive and not self._model.keeps_set_ids(entry, uid):
             # Linux did it itself, unless the file system or the model left the owner as it was.
             self._clear_set_ids(entry)
 
@@ -99,7 +99,7 @@ class LocalAttributes(LocalCore):
             finally:
                 os.close(fd)
         entry.writes += WRITE_STEP
-        if uid and self._set_ids_survive:
+        if self._set_ids_survive and not self._model.keeps_set_ids(entry, uid):
             self._clear_set_ids(entry)
 
     def statfs(self, node: Node) -> StatFs:

@@ -55,7 +55,7 @@ class LocalFiles(LocalCore):
         try:
             if flags & os.O_TRUNC and kind == stat.S_IFREG:
                 entry.writes += WRITE_STEP
-                if uid and self._set_ids_survive:
+                if self._set_ids_survive and not self._model.keeps_set_ids(entry, uid):
                     self._clear_set_ids(entry)
             qid = table.qid(entry)
         except OSError:
@@ -79,7 +79,8 @@ class LocalFiles(LocalCore):
         self._table.others += 1
         writable = bool(flags & (os.O_WRONLY | os.O_RDWR)) and entry.kind == stat.S_IFREG
         again = flags & FILE_FLAGS & ~os.O_TRUNC | _HOST_FLAGS
-        file = LocalFile(fd, entry, again, clears_set_ids=writable and self._set_ids_survive and uid != 0)
+        clears_set_ids = writable and self._set_ids_survive and not self._model.keeps_set_ids(entry, uid)
+        file = LocalFile(fd, entry, again, clears_set_ids=clears_set_ids)
         if writable:
             if entry.writers is None:
                 entry.writers = []

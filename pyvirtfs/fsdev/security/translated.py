@@ -57,6 +57,13 @@ class TranslatedModel(SecurityModel):
             raise OSError(errno.EPERM, os.strerror(errno.EPERM))
         super().chmod(entry, mode)
 
+    def keeps_set_ids(self, entry: Entry, uid: int) -> bool:
+        """See `SecurityModel.keeps_set_ids`; what belongs to others of the host, the guest's root is not root of."""
+        if uid:
+            return False
+        now = self.table.stat(entry.fd)
+        return self._users.holds(now.uid) and self._groups.holds(now.gid)
+
     def _foreign_set_ids(self, now: Attributes, mode: int) -> int:
         """The set-id bits of a mode that would run a program as somebody whom the guest cannot be."""
         if not mode & SET_IDS or not stat.S_ISREG(now.mode):

@@ -17,6 +17,7 @@ from pyvirtfs.fsdev import create
 from pyvirtfs.fsdev.driver import NONUNAME, SetAttributes
 from pyvirtfs.fsdev.ids import OVERFLOW_ID
 from pyvirtfs.fsdev.local import LocalDriver
+from pyvirtfs.memory.buffers import ViewBuffers
 from pyvirtfs.testing import pair
 
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="gives files to other users: needs root")
@@ -283,3 +284,38 @@ def test_no_set_id_bit_for_what_belongs_to_the_host(
     driver.setattr(node, SetAttributes(mode=0o6755), 0)
     assert stat.S_IMODE((root / "program").stat().st_mode) == 0o6755
     driver.release(node)
+
+
+@needs_root
+@pytest.mark.parametrize("how", ["write", "truncate", "open", "chown"])
+def test_a_program_of_the_host_loses_its_set_id_bits(translated: Callable[..., Any], root: Path, how: str) -> None:
+    """Its owner is in no range: not even the guest's root may put something else into it and keep them."""
+    driver, top = translated("none")
+    (root / "program").write_bytes(b"good")
+    os.chown(root / "program", 0, 2000)
+    (root / "program").chmod(0o4755)
+    node = driver.walk(top, [b"program"]).node
+    if how == "truncate":
+        driver.setattr(node, SetAttributes(size=1), 0)
+    elif how == "chown":
+        driver.setattr(node, SetAttributes(gid=5), 0)
+    else:
+        file, _ = driver.open(node, os.O_WRONLY | (os.O_TRUNC if how == "open" else 0), 0)
+        if how == "write":
+            driver.write(file, 0, ViewBuffers.of(bytearray(b"evil")))
+        driver.close_file(file)
+    driver.release(node)
+    assert stat.S_IMODE((root / "program").stat().st_mode) == 0o755
+
+
+@needs_root
+def test_devices_are_not_made_by_default(translated: Callable[..., Any], root: Path) -> None:
+    for options, refused in (({}, True), ({"device_nodes": True}, False)):
+        driver, top = translated("passthrough", **options)
+        try:
+            driver.mknod(top, b"null", stat.S_IFCHR | 0o666, 1, 3, 0, 0)
+        except PermissionError:
+            assert refused
+        else:
+            assert not refused
+    assert stat.S_ISCHR((root / "null").stat().st_mode)
