@@ -130,19 +130,13 @@ def _check_folder(path: str, mode: int) -> None:
 
 
 def make_model(name: str, fmode: int | None, dmode: int | None, ids: tuple[Ids, Ids] | None) -> SecurityModel:
-    """The security model of that name.
+    """The security model of that name; `ids` only for one of `TRANSLATED`.
 
     Raises:
-        ConfigError: It has no use for `fmode`, `dmode` or other `ids`, and one of them is given.
+        ConfigError: It has no use for `fmode` or `dmode`, and one of them is given.
     """
     model = MODELS[name]
     if issubclass(model, MappedModel):
-        if ids is not None:
-            raise ConfigError(
-                "security_model",
-                f"{name!r} makes the server own everything on the host, which contradicts uidmap, gidmap and squash",
-                tuple(TRANSLATED),
-            )
         return model(FILE_MODE if fmode is None else fmode, FOLDER_MODE if dmode is None else dmode)
     for option, value in (("fmode", fmode), ("dmode", dmode)):
         if value is not None:
@@ -230,6 +224,13 @@ class LocalDriver(LocalCreate, LocalNames, LocalAttributes, LocalLocks):
         if max_descriptors is not None and max_descriptors < 1:
             raise ConfigError("max_descriptors", f"{max_descriptors} is not enough: the root needs one")
         ids = translation(uidmap, gidmap, squash)
+        for option, text in (("uidmap", uidmap), ("gidmap", gidmap), ("squash", squash)):
+            if text is not None and security_model not in TRANSLATED:
+                raise ConfigError(
+                    option,
+                    f"{text!r} contradicts security_model={security_model}, with which the server owns everything on"
+                    f" the host; it belongs to {' and '.join(TRANSLATED)}",
+                )
         model = make_model(security_model, fmode, dmode, ids)
         if not readonly:
             check_privilege(model, ids)

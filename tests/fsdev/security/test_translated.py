@@ -214,8 +214,11 @@ def test_a_missing_privilege_is_told_at_the_start(
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ("security_model=mapped,uidmap=0:0:1", "security_model: 'mapped' makes the server own .* contradicts uidmap"),
-        ("security_model=mapped-file,squash=1", "security_model: 'mapped-file' makes the server own"),
+        ("security_model=mapped,uidmap=0:0:1", "uidmap: '0:0:1' contradicts security_model=mapped,"),
+        (
+            "security_model=mapped-file,squash=1",
+            "squash: '1' contradicts security_model=mapped-file, .* none",
+        ),
         ("security_model=none,uidmap=0:0:1,squash=1", "squash: '1' contradicts uidmap=0:0:1"),
         ("security_model=none,uidmap=0:0:10+5:50:1", "uidmap: 0:0:10 and 5:50:1 overlap"),
         ("security_model=none,gidmap=x", "gidmap: 'x' is no range of ids"),
