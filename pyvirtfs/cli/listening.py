@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 OPTION = "--listen"
 ALLOW_TCP = "--allow-unauthenticated-tcp"
 
-_ANYWHERE = {"0.0.0.0": "any address of this machine", "::": "any address of this machine"}  # noqa: S104
+_ANYWHERE = {"0.0.0.0": "any address of this machine", "::": "any address of this machine"}  # noqa: S104  # what to call them, not where to listen
 
 
 def listen_addresses(texts: Sequence[str], exports: Sequence[FsdevOptions], *, allow_tcp: bool) -> list[Unix | Tcp]:

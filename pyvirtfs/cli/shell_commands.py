@@ -363,7 +363,7 @@ class Commands:
             if self.progress is not None and nbytes > CHUNK_NBYTES:
                 bar = stack.enter_context(self.progress())
                 task = bar.add_task(printable(name), total=nbytes)
-                advance = lambda done: bar.advance(task, done)  # noqa: E731
+                advance = lambda done: bar.advance(task, done)  # noqa: E731  # as above
             while data := read(CHUNK_NBYTES):
                 done = 0
                 while done < len(data):

@@ -37,6 +37,6 @@ def translate(value: bytes, users: Callable[[int], int], groups: Callable[[int],
         if tag == _USER:
             number = users(number)  # noqa: PLW2901  # of the same entry
         elif tag == _GROUP:
-            number = groups(number)  # noqa: PLW2901
+            number = groups(number)  # noqa: PLW2901  # the same
         parts.append(_ENTRY.pack(tag, permissions, number))
     return b"".join(parts)

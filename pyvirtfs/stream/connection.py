@@ -206,7 +206,7 @@ class Connection:
                 return True
             kind = view[begin + 4]
             room = _ROOM
-            if (kind == c.TREAD or kind == c.TREADDIR) and size == _COUNTED_NBYTES:  # noqa: PLR1714
+            if (kind == c.TREAD or kind == c.TREADDIR) and size == _COUNTED_NBYTES:  # noqa: PLR1714  # on every request's way
                 room = min(max(_unpack_number(view, begin + _COUNT_AT)[0] + READ_HEADER_SIZE, room), msize)
             out, at = self._out, self._at
             if out is None or at + room > out.nbytes:

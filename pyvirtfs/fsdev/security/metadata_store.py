@@ -18,6 +18,7 @@ import os
 import secrets
 import shutil
 import stat
+from collections.abc import Iterator
 from typing import Final
 
 from pyvirtfs.fsdev.security.metadata_format import MAX_NBYTES
@@ -64,6 +65,22 @@ def _open_folder(fd: int, *, create: bool = False) -> int:
         os.close(folder)
         raise
     return folder
+
+
+@contextlib.contextmanager
+def _existing_folder(fd: int) -> Iterator[int | None]:
+    """An ``O_PATH`` descriptor of a metadata folder while the block runs; None: there is none."""
+    folder = None
+    try:
+        folder = _open_folder(fd)
+    except OSError as error:
+        if error.errno not in _ABSENT:
+            raise
+    try:
+        yield folder
+    finally:
+        if folder is not None:
+            os.close(folder)
 
 
 def _is_link_of_many(fd: int, name: bytes) -> bool:
@@ -161,17 +178,10 @@ def remove(fd: int, name: bytes) -> None:
     Raises:
         OSError: As unlink(2).
     """
-    try:
-        folder = _open_folder(fd)
-    except OSError as error:
-        if error.errno in _ABSENT:
-            return
-        raise
-    try:
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(name, dir_fd=folder)
-    finally:
-        os.close(folder)
+    with _existing_folder(fd) as folder:
+        if folder is not None:
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(name, dir_fd=folder)
 
 
 def link(fd: int, name: bytes, new_fd: int, new_name: bytes) -> None:
@@ -181,22 +191,14 @@ def link(fd: int, name: bytes, new_fd: int, new_name: bytes) -> None:
         OSError: As link(2) and mkdir(2).
     """
     remove(new_fd, new_name)  # of an object that is gone
-    try:
-        folder = _open_folder(fd)
-    except OSError as error:
-        if error.errno in _ABSENT:
-            return
-        raise
-    try:
-        if not _exists(folder, name):
+    with _existing_folder(fd) as folder:
+        if folder is None or not _exists(folder, name):
             return
         new_folder = _open_folder(new_fd, create=True)
         try:
             os.link(name, new_name, src_dir_fd=folder, dst_dir_fd=new_folder, follow_symlinks=False)
         finally:
             os.close(new_folder)
-    finally:
-        os.close(folder)
 
 
 def _exists(fd: int, name: bytes) -> bool:
@@ -213,17 +215,9 @@ def prepare(fd: int, name: bytes, new_fd: int) -> None:
     Raises:
         OSError: As mkdir(2).
     """
-    try:
-        folder = _open_folder(fd)
-    except OSError as error:
-        if error.errno in _ABSENT:
-            return
-        raise
-    try:
-        if _exists(folder, name):
+    with _existing_folder(fd) as folder:
+        if folder is not None and _exists(folder, name):
             os.close(_open_folder(new_fd, create=True))
-    finally:
-        os.close(folder)
 
 
 def rename(fd: int, name: bytes, new_fd: int, new_name: bytes) -> None:
@@ -232,25 +226,15 @@ def rename(fd: int, name: bytes, new_fd: int, new_name: bytes) -> None:
     Raises:
         OSError: As rename(2).
     """
-    try:
-        folder = _open_folder(fd)
-    except OSError as error:
-        if error.errno not in _ABSENT:
-            raise
-    else:
-        try:
-            new_folder = _open_folder(new_fd)
+    with _existing_folder(fd) as folder, _existing_folder(new_fd) as new_folder:
+        if folder is not None and new_folder is not None:
             try:
                 os.rename(name, new_name, src_dir_fd=folder, dst_dir_fd=new_folder)
-            finally:
-                os.close(new_folder)
-        except OSError as error:
-            if error.errno not in _ABSENT:
-                raise
-        else:
-            return
-        finally:
-            os.close(folder)
+            except OSError as error:
+                if error.errno not in _ABSENT:
+                    raise
+            else:
+                return
     remove(new_fd, new_name)
 
 
@@ -293,18 +277,21 @@ def set_aside(fd: int, name: bytes) -> bytes | None:
 
 def put_back(fd: int, name: bytes, aside: bytes) -> None:
     """The folder is still there: its metadata folder goes back; as far as that can be, for it belonged to nothing."""
-    with contextlib.suppress(OSError):
-        os.rename(FOLDER + b"/" + aside, name + b"/" + FOLDER, src_dir_fd=fd, dst_dir_fd=fd)
+    with contextlib.suppress(OSError), _existing_folder(fd) as folder:
+        if folder is not None:
+            child = os.open(name, _PATH_FLAGS, dir_fd=fd)  # no symbolic link, whoever has put one there meanwhile
+            try:
+                os.rename(aside, FOLDER, src_dir_fd=folder, dst_dir_fd=child)
+            finally:
+                os.close(child)
 
 
 def throw_away(fd: int, aside: bytes) -> None:
     """Remove what `set_aside` has moved."""
-    with contextlib.suppress(OSError):
-        folder = _open_folder(fd)
-        try:
-            if stat.S_ISDIR(os.stat(aside, dir_fd=folder, follow_symlinks=False).st_mode):
-                shutil.rmtree(aside, ignore_errors=True, dir_fd=folder)
-            else:
-                os.unlink(aside, dir_fd=folder)
-        finally:
-            os.close(folder)
+    with contextlib.suppress(OSError), _existing_folder(fd) as folder:
+        if folder is None:
+            return
+        if stat.S_ISDIR(os.stat(aside, dir_fd=folder, follow_symlinks=False).st_mode):
+            shutil.rmtree(aside, ignore_errors=True, dir_fd=folder)
+        else:
+            os.unlink(aside, dir_fd=folder)

@@ -53,7 +53,7 @@ def ask(what: str, function: Callable[[], Any], convert: Callable[[Any], T]) -> 
         if error.errno is None:
             _fail(what)
         raise
-    except Exception:  # noqa: BLE001
+    except Exception:  # noqa: BLE001  # a function of the program may raise anything; it is logged, and EIO for the guest
         _fail(what)
     return then(answer, converted)
 

@@ -144,7 +144,7 @@ def special_files(export: Subject) -> None:
     with umask(0o777):
         for kind, name in ((stat.S_IFIFO, b"fifo"), (stat.S_IFSOCK, b"socket"), (stat.S_IFREG, b"file")):
             for mode in (0o644, 0o7777, 0):
-                name += b"+"  # noqa: PLW2901
+                name += b"+"  # noqa: PLW2901  # another one each time
                 qid = Qid(*export.mknod(export.root, name, kind | mode, 0, 0, 0, 0))
                 expect(qid.type, QID_FILE, "the qid type of a special file")
                 node = export.find(name)

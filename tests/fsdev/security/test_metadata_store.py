@@ -190,3 +190,23 @@ def test_set_aside(fd: int, root: Path) -> None:
     os.symlink("sub", root / "link")
     with pytest.raises(NotADirectoryError):
         store.set_aside(fd, b"link")
+
+
+def test_nothing_is_put_back_through_a_symbolic_link(tmp_path: Path) -> None:
+    """Another guest with the same folder may put one there, between the taking out and the putting back."""
+    outside = tmp_path / "outside"
+    outside.mkdir()
+    root = tmp_path / "export"
+    (root / "sub" / META).mkdir(parents=True)
+    (root / META).mkdir()
+    fd = os.open(root, os.O_PATH)
+    try:
+        aside = store.set_aside(fd, b"sub")
+        assert aside is not None
+        (root / "sub").rmdir()
+        (root / "sub").symlink_to(outside)
+        store.put_back(fd, b"sub", aside)
+        assert os.listdir(outside) == []
+        assert os.listdir(root / META) == [os.fsdecode(aside)]
+    finally:
+        os.close(fd)
