@@ -269,24 +269,33 @@ def test_write_floor(benchmark: Any, feeder: RingFeeder, export: Path, pages: in
         floor(benchmark, call, SPREAD)
 
 
-@pytest.mark.parametrize("count", [8192, 131072])
-def test_listing(benchmark: Any, feeder: RingFeeder, count: int) -> None:
-    """Treaddir until all 1000 entries were seen; one operation is the whole listing."""
-    expect(benchmark, "list 1000 entries", f"device, count {count // 1024} KiB")
+def listing(feeder: RingFeeder, count: int, entries: int) -> list[Any]:
+    """The requests of a whole listing of `FOLDER`; RuntimeError if it does not have so many entries."""
     room = feeder.allocate(count, PAGE)
-    offsets, offset = [], 0
+    requests: list[Any] = []
+    offset = seen = 0
     while True:
         request = feeder.add(codec.encode(p9.TREADDIR, 1, FOLDER, offset, count), room=11, writable=[(room, count)])
-        reply = feeder.call(request)
-        nbytes = struct.unpack_from("<I", reply, 7)[0]
-        offsets.append(request)
+        nbytes = struct.unpack_from("<I", feeder.call(request), 7)[0]
+        requests.append(request)
         if not nbytes:
             break
         data, at = feeder.memory.read(room, nbytes), 0
         while at < nbytes:
             offset, name = struct.unpack_from("<Q", data, at + 13)[0], struct.unpack_from("<H", data, at + 22)[0]
             at += 24 + name
-    run(benchmark, feeder, offsets, 1, per_operation=len(offsets))
+            seen += 1
+    if seen != entries:
+        raise RuntimeError(f"{seen} entries")
+    return requests
+
+
+@pytest.mark.parametrize("count", [8192, 131072])
+def test_listing(benchmark: Any, feeder: RingFeeder, count: int) -> None:
+    """Treaddir until all 1000 entries were seen; one operation is the whole listing."""
+    expect(benchmark, "list 1000 entries", f"device, count {count // 1024} KiB")
+    requests = listing(feeder, count, 1000)
+    run(benchmark, feeder, requests, 1, per_operation=len(requests))
 
 
 def test_listing_floor(benchmark: Any, feeder: RingFeeder, export: Path) -> None:

@@ -6,7 +6,6 @@ with 64 requests in the ring (the listing: 1); the floor is the time of the mode
 
 from __future__ import annotations
 
-import struct
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,8 +13,8 @@ from typing import Any
 
 import pytest
 
-from benchmarks.bench_device import BATCH, FILE, FOLDER, MSIZE, RAM, ROOT, Sink, expect, run
-from benchmarks.ring_feeder import PAGE, RingFeeder
+from benchmarks.bench_device import BATCH, FILE, FOLDER, MSIZE, RAM, ROOT, Sink, expect, listing, run
+from benchmarks.ring_feeder import RingFeeder
 from pyvirtfs import GuestMemory, Virtio9pPci
 from pyvirtfs.errors import ConfigError
 from pyvirtfs.fsdev.local import LocalDriver
@@ -102,19 +101,5 @@ def test_create_clunk_unlink(benchmark: Any, feeder: RingFeeder, model: str) -> 
 def test_listing(benchmark: Any, feeder: RingFeeder, model: str) -> None:
     """Treaddir until all 1000 entries were seen; one operation is the whole listing."""
     label(benchmark, "list 1000 entries", model)
-    room = feeder.allocate(COUNT, PAGE)
-    offsets, offset, seen = [], 0, 0
-    while True:
-        request = feeder.add(codec.encode(p9.TREADDIR, 1, FOLDER, offset, COUNT), room=11, writable=[(room, COUNT)])
-        nbytes = struct.unpack_from("<I", feeder.call(request), 7)[0]
-        offsets.append(request)
-        if not nbytes:
-            break
-        data, at = feeder.memory.read(room, nbytes), 0
-        while at < nbytes:
-            offset, name = struct.unpack_from("<Q", data, at + 13)[0], struct.unpack_from("<H", data, at + 22)[0]
-            at += 24 + name
-            seen += 1
-    if seen != 1000:
-        raise RuntimeError(f"{seen} entries")
-    run(benchmark, feeder, offsets, 1, per_operation=len(offsets))
+    requests = listing(feeder, COUNT, 1000)
+    run(benchmark, feeder, requests, 1, per_operation=len(requests))
