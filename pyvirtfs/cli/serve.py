@@ -104,7 +104,12 @@ def serve(
 
     split = [split_device(text) for text in device]
     plain: list[FsdevOptions] = []
-    settings = devices_from(virtfs, fsdev, [text for text, _ in split], spare=plain if listens else None)
+    settings = devices_from(virtfs, fsdev, [text for text, _ in split], spare=plain)
+    if plain and not listens:
+        problem = (
+            f"no -device has fsdev={plain[0].id}: it needs one, or a --listen for clients without a virtual machine"
+        )
+        raise ConfigError("-fsdev", problem)
     if listens and not sockets:  # then a -virtfs is an export and no device
         plain = [one.fsdev for one in settings[: len(virtfs)]] + plain
         settings, virtfs = settings[len(virtfs) :], ()

@@ -160,7 +160,7 @@ def test_without_a_socket_virtfs_is_an_export(serving: Callable[..., Serving], e
         (["--listen", "unix:a", "-device", "virtio-9p,fsdev=data,mount_tag=x"], "--listen: there is no export for it"),
         (["--listen", "a"], "--listen: 'a' is no address (choose from unix:PATH, tcp:PORT, tcp:HOST:PORT)"),
         (["--listen", "tcp:192.0.2.1:0", "--allow-unauthenticated-tcp"], "--listen: nobody can listen at 192.0.2.1:0"),
-        (["--socket", "s"], "-fsdev: no -device has fsdev=data"),
+        (["--socket", "s"], "-fsdev: no -device has fsdev=data: it needs one, or a --listen"),
     ],
 )  # fmt: skip
 def test_mistakes_are_one_line(arguments: list[str], line: str, run: Run, export: Path, tmp_path: Path) -> None:
