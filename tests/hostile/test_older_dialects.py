@@ -255,8 +255,8 @@ def readonly(start: Start, place: Place, dialect: str) -> Iterator[Older]:
 
 
 CHANGES: dict[str, Any] = {
-    "mode": 0o600, "atime": 1, "mtime": 2, "length": 3, "name": b"new", "uid": b"1", "gid": b"2", "muid": b"3",
-    "n_uid": 4, "n_gid": 5, "n_muid": 6, "extension": b"elsewhere", "type": 1, "dev": 2, "qid": (0, 0, 1),
+    "mode": 0o600, "atime": 1, "mtime": 2, "length": 3, "name": b"new", "uid": b"1", "gid": b"2",
+    "n_uid": 4, "n_gid": 5, "extension": b"elsewhere", "type": 1, "dev": 2, "qid": (0, 0, 1),
 }  # fmt: skip
 
 

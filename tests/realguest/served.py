@@ -42,6 +42,8 @@ class Served:
         exports: mount tags and the folders behind them; each is a device with a socket of its own.
         security_model: of all exports, or of each by its tag; options may follow (`mapped,fmode=0640`).
         options: for `pyvirtfs serve`.
+        others: mount tags and option strings of further exports, by other drivers (`memory,size=1m`).
+        prefix: a command in front of the server's own.
     """
 
     def __init__(
@@ -51,16 +53,21 @@ class Served:
         *,
         security_model: str | Mapping[str, str] = "none",
         options: Sequence[str] = (),
+        others: Mapping[str, str] | None = None,
+        prefix: Sequence[str] = (),
     ) -> None:
         self.files = files
         self.folder = Path(tempfile.mkdtemp(prefix="served-", dir="/tmp"))  # short enough for the path of a socket
         self.pidfile = self.folder / "pid"
-        self.sockets = [self.folder / f"{number}.sock" for number in range(len(exports))]
-        self._command = [sys.executable, "-m", "pyvirtfs", "serve", "--pidfile", str(self.pidfile), *options]
-        for (tag, path), listening in zip(exports.items(), self.sockets, strict=True):
+        virtfs = []
+        for tag, path in exports.items():
             model = security_model if isinstance(security_model, str) else security_model[tag]
-            virtfs = f"local,path={str(path).replace(',', ',,')},mount_tag={tag},security_model={model}"
-            self._command += ["-virtfs", virtfs, "--socket", str(listening)]
+            virtfs.append(f"local,path={str(path).replace(',', ',,')},mount_tag={tag},security_model={model}")
+        virtfs += [f"{written},mount_tag={tag}" for tag, written in (others or {}).items()]
+        self.sockets = [self.folder / f"{number}.sock" for number in range(len(virtfs))]
+        self._command = [*prefix, sys.executable, "-m", "pyvirtfs", "serve", "--pidfile", str(self.pidfile), *options]
+        for export, listening in zip(virtfs, self.sockets, strict=True):
+            self._command += ["-virtfs", export, "--socket", str(listening)]
         self._process: subprocess.Popen[bytes] | None = None
         self._guests = contextlib.ExitStack()
         self._before: tuple[list[str], list[str]] = ([], [])

@@ -96,7 +96,6 @@ class _Changes(NamedTuple):
     name: bytes
     uid: int | None
     gid: int | None
-    other_muid: bool
     extension: bytes
 
     @property
@@ -116,7 +115,6 @@ _NOTHING: Final = _Changes(
     b"",
     None,
     None,
-    other_muid=False,
     extension=b"",
 )
 
@@ -138,9 +136,13 @@ def _id(number: int, text: bytes) -> int | None:
 
 
 def _changes(fields: Fields) -> _Changes:
-    """What a Twstat asks for. Its sizes are not looked at: what there is they cannot change."""
-    kind, dev, qid, mode, atime, mtime, length, name, uid, gid, muid = fields[3:14]
-    extension, n_uid, n_gid, n_muid = fields[14:] or (b"", _UINT32, _UINT32, _UINT32)
+    """What a Twstat asks for.
+
+    Its sizes are not looked at: what there is they cannot change. Neither is who changed it last, which nothing here
+    keeps: Linux says with each rename that it is the user of its mount.
+    """
+    kind, dev, qid, mode, atime, mtime, length, name, uid, gid, _muid = fields[3:14]
+    extension, n_uid, n_gid, _n_muid = fields[14:] or (b"", _UINT32, _UINT32, _UINT32)
     return _Changes(
         kind,
         dev,
@@ -152,7 +154,6 @@ def _changes(fields: Fields) -> _Changes:
         name,
         _id(n_uid, uid),
         _id(n_gid, gid),
-        other_muid=bool(muid) or n_muid != _UINT32,
         extension=extension,
     )
 
@@ -230,10 +231,9 @@ def _check_fixed(changes: _Changes, qid: Qid, attributes: Attributes, *, unix: b
         changes.kind in {0, _UINT16},
         changes.dev in {0, _UINT32},
         *(new in {old, mark} for new, old, mark in zip(changes.qid, qid, _NOTHING.qid, strict=True)),
-        not changes.other_muid,
     ]
     if not all(fixed):
-        raise OSError(errno.EPERM, "type, dev, qid and muid cannot be changed")
+        raise OSError(errno.EPERM, "type, dev and qid cannot be changed")
     if changes.mode is not None:
         if (changes.mode ^ stat_mode(attributes.mode, unix=unix)) & KIND_BITS & (UNIX_BITS if unix else PLAIN_BITS):
             raise OSError(errno.EIO, f"mode {changes.mode:#x} is of another type")
