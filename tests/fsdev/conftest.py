@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 import tempfile
@@ -119,3 +120,18 @@ def tidy(driver: LocalDriver) -> Iterator[None]:
     assert driver._table.root_node.refs == 1
     assert not driver._files
     assert not driver._pinned
+
+
+@pytest.fixture
+def longest_target(place: Path) -> bytes:
+    """As long as the target of a symbolic link may be there: 4095 bytes, but 1023 on XFS."""
+    for nbytes in (4095, 1023):
+        try:
+            os.symlink(b"t" * nbytes, place / "link")
+        except OSError as error:
+            if error.errno != errno.ENAMETOOLONG:
+                raise
+        else:
+            (place / "link").unlink()
+            return b"t" * nbytes
+    raise AssertionError("no file system has shorter ones")

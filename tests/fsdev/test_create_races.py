@@ -81,6 +81,8 @@ def test_what_a_fresh_folder_could_not_have(
     secret.mkdir(0o700)
     if trace == "names":
         (secret / "sub").mkdir()
+        if secret.stat().st_nlink == 1:
+            pytest.skip("the file system does not count the folders in a folder")
     if trace == "content":
         time.sleep(1.1)
         (secret / "file").touch()

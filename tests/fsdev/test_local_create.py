@@ -204,8 +204,8 @@ def test_bad_mknod(driver: LocalDriver, at: At, root: Path, mode: int, major: in
     assert not (root / "x").exists()
 
 
-def test_symlink_targets_are_not_interpreted(driver: LocalDriver, at: At, root: Path) -> None:
-    for name, target in ((b"a", b"/etc/passwd"), (b"b", b"../../.."), (b"c", b"\xff\n"), (b"d", b"t" * 4095)):
+def test_symlink_targets_are_not_interpreted(driver: LocalDriver, at: At, root: Path, longest_target: bytes) -> None:
+    for name, target in ((b"a", b"/etc/passwd"), (b"b", b"../../.."), (b"c", b"\xff\n"), (b"d", longest_target)):
         driver.symlink(at(b""), name, target, ME, MY_GROUP)
         path = os.fsencode(root) + b"/" + name
         assert (Path(os.fsdecode(path)).read_bytes() if driver._model.mapped else os.readlink(path)) == target

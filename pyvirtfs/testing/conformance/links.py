@@ -14,16 +14,23 @@ from pyvirtfs.testing.conformance.subject import Subject, expect, require
 
 _TARGETS: Final = (
     b"target", b"/absolute/path", b"../../../../etc/passwd", b".", b"..", b"/", b"//a//b/", b" ", b"a\nb",
-    b"\xff\xfe\x80", b"x" * 255, b"x/" * 2000, b"%s", b"link",
+    b"\xff\xfe\x80", b"x" * 255, b"x/" * 500, b"%s", b"link",
 )  # fmt: skip
+_LONG_TARGET: Final = b"x/" * 2000
+"""As long as Linux allows, but not every file system of a host (XFS: 1024)."""
 
 
 @check("symlink")
 def targets_are_kept(export: Subject) -> None:
     """The target of a symbolic link is never interpreted: readlink gives the bytes that symlink got."""
-    for number, target in enumerate(_TARGETS):
+    for number, target in enumerate((*_TARGETS, _LONG_TARGET)):
         name = b"link %d" % number
-        qid = Qid(*export.symlink(export.root, name, target, 0, 0))
+        try:
+            qid = Qid(*export.symlink(export.root, name, target, 0, 0))
+        except OSError as error:
+            if target is _LONG_TARGET and error.errno == errno.ENAMETOOLONG:
+                continue
+            raise
         expect(qid.type, QID_SYMLINK, "the qid type of a symbolic link that was made")
         node = export.find(name)
         expect(export.readlink(node), target, "the target of a symbolic link")
@@ -180,7 +187,12 @@ def devices(export: Subject) -> None:
         (stat.S_IFBLK, b"disk", 259, 1000),
         (stat.S_IFCHR, b"large", 4095, 1048575),
     ):
-        export.mknod(export.root, name, kind | 0o620, major, minor, 0, 0)
+        try:
+            export.mknod(export.root, name, kind | 0o620, major, minor, 0, 0)
+        except OSError as error:
+            if name == b"large" and error.errno == errno.EINVAL:  # too large for the host's file system (XFS: 511)
+                continue
+            raise
         node = export.find(name)
         attributes = export.attributes(node)
         expect(oct(attributes.mode), oct(kind | 0o620), f"type and mode of {name!r}")
