@@ -296,7 +296,7 @@ class EntryTable:
         try:
             self.statx(fd)
             mode, inode, size, device = _UNPACK_IDENTITY(self.buffer)
-            path = inode if device == self.device and inode < FOREIGN else self.qids.path(device, inode)
+            path = inode if device == self.device and inode < FOREIGN else self.qids.path(device, inode, fd)
         except OSError:
             _close(fd)
             raise

@@ -190,7 +190,8 @@ class LocalDriver(LocalCreate, LocalNames, LocalAttributes, LocalLocks):
         readonly: Change nothing on the host.
         writeout: ``immediate``: start to write data to the disk with each write.
         multidevs: What becomes of objects on other devices than the root's: ``remap`` gives them qid paths of their
-            own, ``forbid`` refuses them with ENODEV, ``warn`` lets their inode numbers collide and logs one warning.
+            own, ``forbid`` refuses them with ENODEV and logs where they are mounted, ``warn`` lets their inode numbers
+            collide and logs one warning.
         max_descriptors: How many descriptors the guest may make this process hold, one for each object that it knows,
             each open file, each owner of locks on a file; and up to 6 more where nothing else can be closed. None: what
             the soft limit RLIMIT_NOFILE allows now, but for a quarter (64 at least).

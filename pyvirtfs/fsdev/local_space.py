@@ -1,7 +1,8 @@
 """The local driver's operations where the export may hold only so much: ``space_hard_limit``, ``space_soft_limit``.
 
 Each operation that can make the export hold more looks before whether it still may, and afterwards at what the object
-takes now. What an object without a name takes is given back when the last handle on it is gone.
+takes now. A write of which only the start fits is cut short, as a disk that gets full does it. What an object without a
+name takes is given back when the last handle on it is gone.
 """
 
 from __future__ import annotations
@@ -10,21 +11,29 @@ import contextlib
 import errno
 import os
 import stat
+from typing import Final
 
-from pyvirtfs.fsdev.driver import Qid, SetAttributes, StatFs
+from pyvirtfs.fsdev.driver import Attributes, Qid, SetAttributes, StatFs
 from pyvirtfs.fsdev.entries import Entry, Node
 from pyvirtfs.fsdev.local_attributes import LocalAttributes
 from pyvirtfs.fsdev.local_core import LocalFile, fail
 from pyvirtfs.fsdev.local_create import LocalCreate
 from pyvirtfs.fsdev.local_names import LocalNames
-from pyvirtfs.fsdev.space import BLOCK_NBYTES, SpaceLimits, holes
+from pyvirtfs.fsdev.space import BLOCK_NBYTES, SpaceLimits, fitting
 from pyvirtfs.memory.buffers import Buffers
+
+_LARGEST_BLOCK: Final = 1 << 16
+"""Bytes. Where a file system tells of larger blocks (NFS), it wishes for transfers of that size; files grow by less."""
+_METADATA: Final = 1 << 16
+"""Bytes of a file that may be what the file system needs to find its content, or its attributes."""
 
 
 class LocalSpace(LocalCreate, LocalNames, LocalAttributes):
     """What differs if there are limits."""
 
     _limits: SpaceLimits
+    _block: int
+    """What files grow by, in bytes."""
 
     def watch(self, limits: SpaceLimits) -> None:
         """Measure what the export holds, and keep it within limits from now on.
@@ -36,7 +45,9 @@ class LocalSpace(LocalCreate, LocalNames, LocalAttributes):
         self._watch_tree()
 
     def _watch_tree(self) -> None:
-        self._limits.measure(self._table.root.fd)
+        root = self._table.root.fd
+        self._block = min(os.fstatvfs(root).f_frsize or BLOCK_NBYTES, _LARGEST_BLOCK)
+        self._limits.measure(root)
         self._table.watcher = self._last_handle_gone
 
     def _open_tree(self, root_fd: int) -> None:
@@ -90,19 +101,44 @@ class LocalSpace(LocalCreate, LocalNames, LocalAttributes):
     def _require(self, nbytes: int) -> None:
         """ENOSPC unless that much more fits; looks again at what there is before it says so."""
         limits = self._limits
-        if limits.fits(nbytes):
-            return
-        if limits.may_measure:
-            table = self._table
-            orphans = [
-                found.blocks * BLOCK_NBYTES
-                for entry in table.open.values()
-                if not (found := table.stat(entry.fd)).nlink
-            ]
-            limits.measure(table.root.fd, orphans)
-            if limits.fits(nbytes):
-                return
-        fail(errno.ENOSPC)
+        if not limits.fits(nbytes) and not (self._measured_again() and limits.fits(nbytes)):
+            fail(errno.ENOSPC)
+
+    def _measured_again(self) -> bool:
+        """Look again at what there is, unless that was done just now; whether it was."""
+        limits = self._limits
+        if not limits.may_measure:
+            return False
+        table = self._table
+        orphans = [
+            found.blocks * BLOCK_NBYTES for entry in table.open.values() if not (found := table.stat(entry.fd)).nlink
+        ]
+        limits.measure(table.root.fd, orphans)
+        return True
+
+    def _fitting(self, file: LocalFile, found: Attributes, offset: int, nbytes: int) -> int:
+        """How many bytes of a write fit, of some that are close to the limit or beyond it; ENOSPC if none does.
+
+        Args:
+            file: The file.
+            found: What it is now.
+            offset: Where it would be written, unless at the file's end.
+            nbytes: How many.
+        """
+        limits = self._limits
+        block = self._block
+        if file.flags & os.O_APPEND:
+            offset = found.size
+        spare = 0
+        if offset <= found.size:  # what is reserved behind the end, as XFS does it, counts already
+            spare = max(found.blocks * BLOCK_NBYTES - found.size - _METADATA, 0)
+        fd = file.fd
+        fits = fitting(fd, offset, offset + nbytes, limits.room + spare, block)
+        if fits < nbytes and self._measured_again():
+            fits = fitting(fd, offset, offset + nbytes, limits.room + spare, block)
+        if not fits:
+            fail(errno.ENOSPC)
+        return fits
 
     def _freed_with(self, parent: Entry, name: bytes) -> int:
         """What the disk gets back if a name goes, but for objects that somebody holds: those end with their entry."""
@@ -118,17 +154,19 @@ class LocalSpace(LocalCreate, LocalNames, LocalAttributes):
     # --- operations ---
 
     def write(self, file: LocalFile, offset: int, buffers: Buffers) -> int:
-        """See `ExportDriver.write`."""
+        """See `ExportDriver.write`; fewer bytes than asked for are written where the limit is in the way."""
         nbytes = buffers.nbytes
+        if not nbytes:
+            return 0
         limits = self._limits
-        if not limits.fits(nbytes):
-            if not file.flags & os.O_APPEND:
-                nbytes = holes(file.fd, offset, offset + nbytes)
-            if nbytes:
-                self._require(nbytes)
-        before = self._taken(file.fd)
+        found = self._table.stat(file.fd)
+        # It takes no more than its own length, and what else is in its first and its last block.
+        if not limits.fits(nbytes + 2 * self._block):
+            fits = self._fitting(file, found, offset, nbytes)
+            if fits < nbytes:
+                buffers = buffers.slice(0, fits)
         done = super().write(file, offset, buffers)
-        limits.changed(self._taken(file.fd) - before)
+        limits.changed(self._taken(file.fd) - found.blocks * BLOCK_NBYTES)
         return done
 
     def open(self, node: Node, flags: int, uid: int) -> tuple[LocalFile, Qid]:

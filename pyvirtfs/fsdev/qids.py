@@ -24,6 +24,7 @@ _log = logging.getLogger(__name__)
 
 _LOW_BITS: Final = 48
 _LOW_MASK: Final = (1 << _LOW_BITS) - 1
+_MOST_TOLD: Final = 16
 
 
 class QidPaths:
@@ -31,8 +32,9 @@ class QidPaths:
 
     Args:
         device: The device of the export's root, as any number.
-        multidevs: What becomes of objects of other devices: ``remap`` numbers them, ``forbid`` refuses them, ``warn``
-            tells the guest their inode numbers, and logs one warning when the first of them is met.
+        multidevs: What becomes of objects of other devices: ``remap`` numbers them, ``forbid`` refuses them, and logs a
+            warning for each of the first few, ``warn`` tells the guest their inode numbers, and logs one warning when
+            the first of them is met.
         prefixes: How many (device, high bits) pairs get a prefix of their own; at most 32767.
         singles: How many objects are numbered one by one after that; at most 2**48.
 
@@ -41,7 +43,7 @@ class QidPaths:
         bare: Whether the guest is told bare inode numbers.
     """
 
-    __slots__ = ("_forbid", "_max_prefixes", "_max_singles", "_prefixes", "_singles", "bare", "device")
+    __slots__ = ("_forbid", "_max_prefixes", "_max_singles", "_prefixes", "_refused", "_singles", "bare", "device")
 
     def __init__(
         self, device: int, multidevs: str = "remap", *, prefixes: int = 0x7FFF, singles: int = 1 << 20
@@ -49,13 +51,19 @@ class QidPaths:
         self.device = device
         self.bare = multidevs == "warn"
         self._forbid = multidevs == "forbid"
+        self._refused: set[tuple[int, int]] = set()
         self._max_prefixes = prefixes
         self._max_singles = singles
         self._prefixes: dict[tuple[int, int], int] = {}
         self._singles: dict[tuple[int, int], int] = {}
 
-    def path(self, device: int, inode: int) -> int:
+    def path(self, device: int, inode: int, fd: int = -1) -> int:
         """The number of an object, unique in the export; the guest is told `shown`.
+
+        Args:
+            device: As that of the root.
+            inode: Its inode number.
+            fd: A descriptor of it, if there is one: the log names what is refused.
 
         Raises:
             OSError: ENODEV if other devices are forbidden; ENFILE if no number is left.
@@ -64,6 +72,8 @@ class QidPaths:
             if inode < FOREIGN:
                 return inode
         elif self._forbid:
+            if fd >= 0:
+                self._tell(device, inode, fd)
             raise OSError(errno.ENODEV, os.strerror(errno.ENODEV))
         group = device, inode >> _LOW_BITS
         prefix = self._prefixes.get(group)
@@ -84,6 +94,19 @@ class QidPaths:
             inode: Its inode number.
         """
         return inode if self.bare else path
+
+    def _tell(self, device: int, inode: int, fd: int) -> None:
+        """Log that an object is refused: what a guest meets first of a device is where that is mounted."""
+        refused = self._refused
+        if (device, inode) in refused or len(refused) >= _MOST_TOLD:
+            return
+        refused.add((device, inode))
+        try:
+            place = repr(os.readlink(f"/proc/self/fd/{fd}"))
+        except OSError:  # deeper than a path can be
+            place = "a folder"
+        last = ", as are others from now on" if len(refused) == _MOST_TOLD else ""
+        _log.warning("%s lies on another file system, and is refused by multidevs=forbid%s", place, last)
 
     def _single(self, device: int, inode: int) -> int:
         key = device, inode

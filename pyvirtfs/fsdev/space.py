@@ -16,6 +16,7 @@ import logging
 import os
 import time
 from collections.abc import Iterable, Iterator
+from itertools import chain
 from typing import Final
 
 from pyvirtfs.errors import ConfigError
@@ -32,6 +33,8 @@ BLOCK_NBYTES: Final = 512
 _REST: Final = 20.0
 """A measurement is made again only after that many times what the last one took."""
 _LONG: Final = 5.0
+_SHOWN_BLOCK: Final = 4096
+"""Bytes: guests are told of blocks no larger than this, if the file system's are made of such."""
 _FOLDER_FLAGS: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
 
 _log = logging.getLogger(__name__)
@@ -123,25 +126,36 @@ def _look(fd: int, device: int, seen: set[int], unseen: list[bytes]) -> tuple[in
     return total, folders
 
 
-def holes(fd: int, start: int, end: int) -> int:
-    """How many bytes of a range of a file are not on the disk yet: holes, and what is behind its end.
+def fitting(fd: int, start: int, end: int, room: int, block: int) -> int:
+    """How many bytes of a range of a file can be written, from its start on, before that takes too much more.
+
+    What lies in a block that is on the disk takes nothing; where a hole is, or the file has ended, all of a block is
+    taken. So the range is cut, if at all, where a block begins.
 
     Args:
         fd: Open, not ``O_PATH``; its position changes.
         start: First byte.
         end: First byte behind the range.
+        room: How many bytes more it may take; less than one block may be nothing, or less.
+        block: What the file system gives out at a time, in bytes.
 
     Raises:
         OSError: As lseek(2), but for ENXIO.
     """
-    missing = 0
-    for data_start, data_end in _data(fd, start, end):
-        missing += data_start - start
-        start = data_end
-    return missing + end - start
+    left = max(room // block, 0)
+    reached = start // block
+    rounded_end = -(-end // block) * block
+    for data_start, data_end in chain(_data(fd, reached * block, end), ((rounded_end, rounded_end),)):
+        first = data_start // block
+        if first - reached > left:
+            return max((reached + left) * block - start, 0)
+        left -= max(first - reached, 0)
+        reached = max(-(-data_end // block), reached)
+    return end - start
 
 
 def _data(fd: int, start: int, end: int) -> Iterator[tuple[int, int]]:
+    """What is on the disk of a range of a file: where each piece starts and ends."""
     while start < end:
         try:
             begin = os.lseek(fd, start, os.SEEK_DATA)
@@ -223,13 +237,24 @@ class SpaceLimits:
         """Whether that much more is within the hard limit."""
         return self.hard is None or self.used + nbytes <= self.hard
 
+    @property
+    def room(self) -> int:
+        """How many bytes more there may be up to the hard limit, less than none beyond it; there must be one."""
+        assert self.hard is not None
+        return self.hard - self.used
+
     def shown(self, figures: StatFs) -> StatFs:
         """The figures of a file system as a guest is to see them."""
         bsize = figures.bsize or BLOCK_NBYTES
+        smaller = bsize // _SHOWN_BLOCK if bsize % _SHOWN_BLOCK == 0 else 1
+        bsize //= smaller
         used = -(-self.used // bsize)
         limits = [limit // bsize for limit in (self.hard, self.soft) if limit is not None]
-        blocks = min(figures.blocks, *limits)
+        blocks = min(figures.blocks * smaller, *limits)
         left = max(blocks - used, 0)
         return figures._replace(
-            blocks=blocks, bfree=min(figures.bfree, left), bavail=min(figures.bavail, left), bsize=bsize
+            blocks=blocks,
+            bfree=min(figures.bfree * smaller, left),
+            bavail=min(figures.bavail * smaller, left),
+            bsize=bsize,
         )

@@ -221,3 +221,20 @@ def test_multidevs_warn(two_mounts: Path, no_leak: None, caplog: pytest.LogCaptu
     (record,) = caplog.records
     assert "multidevs=warn" in record.message
     driver.close()
+
+
+def test_multidevs_forbid(two_mounts: Path, no_leak: None, caplog: pytest.LogCaptureFixture) -> None:
+    """The guest sees ENODEV; the log names each place, once."""
+    driver = create(f"local,path={two_mounts},security_model=none,multidevs=forbid")
+    assert isinstance(driver, LocalDriver)
+    for _ in range(3):
+        top, _ = driver.attach(b"", 0)
+        for name in (b"one", b"two"):
+            with pytest.raises(OSError, match="No such device") as caught:
+                driver.walk(top, [name])
+            assert caught.value.errno == errno.ENODEV
+    assert [record.message for record in caplog.records] == [
+        f"{str(two_mounts / name)!r} lies on another file system, and is refused by multidevs=forbid"
+        for name in ("one", "two")
+    ]
+    driver.close()

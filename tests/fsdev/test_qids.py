@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import errno
+import os
+from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -30,6 +32,34 @@ def test_forbid() -> None:
     with pytest.raises(OSError, match="No such device") as caught:
         paths.path(8, 5)
     assert caught.value.errno == errno.ENODEV
+
+
+def test_each_place_that_is_forbidden_is_told_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    paths = QidPaths(7, "forbid")
+    folder = tmp_path / "mounted\nhere"
+    folder.mkdir()
+    fd = os.open(folder, os.O_PATH)
+    try:
+        for inode in (*range(30), *range(30)):
+            with pytest.raises(OSError, match="No such device"):
+                paths.path(8, inode, fd)
+            with pytest.raises(OSError, match="No such device"):
+                paths.path(8, inode)
+    finally:
+        os.close(fd)
+    told = f"{str(folder)!r} lies on another file system, and is refused by multidevs=forbid"
+    assert "\n" not in told
+    assert [record.message for record in caplog.records] == [told] * 15 + [f"{told}, as are others from now on"]
+    with pytest.raises(OSError, match="No such device"):
+        QidPaths(7, "forbid").path(8, 5, -1)
+    assert len(caplog.records) == 16
+
+
+def test_what_has_no_path_is_told_all_the_same(caplog: pytest.LogCaptureFixture) -> None:
+    with pytest.raises(OSError, match="No such device"):
+        QidPaths(7, "forbid").path(8, 5, 1 << 30)
+    (record,) = caplog.records
+    assert record.message == "a folder lies on another file system, and is refused by multidevs=forbid"
 
 
 def test_one_prefix_serves_a_whole_device() -> None:

@@ -4,13 +4,17 @@ import logging
 import os
 import subprocess
 import sys
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from pyvirtfs.errors import ConfigError
 from pyvirtfs.fsdev.driver import StatFs
-from pyvirtfs.fsdev.space import SpaceLimits, holes, measure
+from pyvirtfs.fsdev.space import SpaceLimits, fitting, measure
 from pyvirtfs.testing import check_descriptors, fake_clock
 
 MIB = 1 << 20
@@ -109,19 +113,74 @@ assert limits.used < 65536
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
-def test_holes(tmp_path: Path) -> None:
-    with (tmp_path / "file").open("w+b") as file:
+BLOCK = 4096
+
+
+@pytest.fixture(scope="module")
+def sparse() -> Iterator[int]:
+    """A file of blocks and holes, `X` and `_`: X__XX_X, the last one with 9 bytes in it."""
+    with tempfile.TemporaryFile(dir="/dev/shm" if Path("/dev/shm").is_dir() else None) as file:
         fd = file.fileno()
-        assert holes(fd, 0, 100) == 100
-        os.pwrite(fd, b"x" * MIB, MIB)
-        if holes(fd, 0, 2 * MIB) == 0:
-            pytest.skip("the file system of temporary files has no holes")
-        assert holes(fd, 0, 2 * MIB) == MIB
-        assert holes(fd, 0, 100) == 100
-        assert holes(fd, MIB, 2 * MIB) == 0
-        assert holes(fd, MIB + 7, 2 * MIB + 9) == 9
-        assert holes(fd, 5 * MIB, 6 * MIB) == MIB
-        assert holes(fd, 7, 7) == 0
+        for block in (0, 3, 4):
+            os.pwrite(fd, b"x" * BLOCK, block * BLOCK)
+        os.pwrite(fd, b"x" * 9, 6 * BLOCK)
+        if os.lseek(fd, BLOCK, os.SEEK_DATA) != 3 * BLOCK or os.lseek(fd, 0, os.SEEK_HOLE) != BLOCK:
+            pytest.skip("the file system of temporary files has no holes of one block")
+        yield fd
+
+
+@pytest.mark.parametrize(
+    ("start", "end", "room", "fits"),
+    [
+        (0, BLOCK, 0, BLOCK),
+        (0, BLOCK, -5, BLOCK),
+        (10, 20, 0, 10),
+        (10, BLOCK + 1, 0, BLOCK - 10),
+        (10, BLOCK + 1, BLOCK - 1, BLOCK - 10),
+        (10, BLOCK + 1, BLOCK, BLOCK - 9),
+        (BLOCK, BLOCK + 1, BLOCK - 1, 0),
+        (BLOCK + 100, 3 * BLOCK, BLOCK, BLOCK - 100),
+        (BLOCK + 100, 5 * BLOCK, 2 * BLOCK, 4 * BLOCK - 100),
+        (0, 7 * BLOCK, 2 * BLOCK, 5 * BLOCK),
+        (0, 7 * BLOCK, 3 * BLOCK, 7 * BLOCK),
+        (0, 8 * BLOCK, 3 * BLOCK, 7 * BLOCK),
+        (0, 8 * BLOCK, 4 * BLOCK, 8 * BLOCK),
+        (6 * BLOCK + 9, 7 * BLOCK, 0, BLOCK - 9),  # behind its end, but in its last block
+        (6 * BLOCK + 9, 7 * BLOCK + 1, 0, BLOCK - 9),
+        (7 * BLOCK, 7 * BLOCK + 1, BLOCK - 1, 0),
+        (50 * BLOCK + 7, 60 * BLOCK, 3 * BLOCK, 3 * BLOCK - 7),
+        (1 << 62, (1 << 62) + 100, BLOCK, 100),
+    ],
+)
+def test_what_fits_of_a_write(sparse: int, start: int, end: int, room: int, fits: int) -> None:
+    assert fitting(sparse, start, end, room, BLOCK) == fits
+
+
+@given(
+    blocks=st.lists(st.booleans(), max_size=12),
+    tail=st.integers(1, BLOCK),
+    start=st.integers(0, 14 * BLOCK),
+    nbytes=st.integers(1, 10 * BLOCK),
+    room=st.integers(-BLOCK, 12 * BLOCK),
+)
+def test_it_is_as_much_as_the_file_system_would_take(
+    sparse: int, blocks: list[bool], tail: int, start: int, nbytes: int, room: int
+) -> None:
+    del sparse  # there is a file system with holes
+    with tempfile.TemporaryFile(dir="/dev/shm" if Path("/dev/shm").is_dir() else None) as file:
+        fd = file.fileno()
+        for number, held in enumerate(blocks):
+            if held:
+                os.pwrite(fd, b"x" * (tail if number == len(blocks) - 1 else BLOCK), number * BLOCK)
+        fits = fitting(fd, start, start + nbytes, room, BLOCK)
+        before = os.fstat(fd).st_blocks
+        if fits:
+            os.pwrite(fd, b"y" * fits, start)
+        taken = (os.fstat(fd).st_blocks - before) * 512
+        assert taken <= max(room, 0)
+        if fits < nbytes:
+            os.pwrite(fd, b"y", start + fits)
+            assert (os.fstat(fd).st_blocks - before) * 512 > room
 
 
 @pytest.mark.parametrize(
@@ -143,6 +202,7 @@ def test_what_fits() -> None:
     limits.changed(60)
     assert limits.fits(40)
     assert not limits.fits(41)
+    assert limits.room == 40
     limits.changed(-1000)
     assert limits.used == 0
     assert SpaceLimits(None, 5).fits(1 << 60)
@@ -182,6 +242,17 @@ def test_what_the_guest_is_told(hard: int | None, soft: int | None, used: int, s
 
 def test_a_file_system_without_a_block_size() -> None:
     assert SpaceLimits(512 * 8, None).shown(FIGURES._replace(bsize=0)).blocks == 8
+
+
+@pytest.mark.parametrize(("bsize", "shown"), [(1 << 20, 4096), (6144, 6144), (4096, 4096), (1024, 1024)])
+def test_large_blocks_do_not_round_the_limit(bsize: int, shown: int) -> None:
+    """NFS tells of blocks as large as its transfers, others of those that they compress."""
+    limits = SpaceLimits(shown * 300, None)
+    limits.changed(shown * 20)
+    figures = limits.shown(FIGURES._replace(bsize=bsize))
+    assert (figures.bsize, figures.blocks, figures.bfree, figures.bavail) == (shown, 300, 280, 280)
+    plenty = SpaceLimits(1 << 60, None).shown(FIGURES._replace(bsize=bsize))
+    assert [count * plenty.bsize for count in plenty[2:5]] == [count * bsize for count in FIGURES[2:5]]
 
 
 def test_measuring_again(tmp_path: Path, top: int) -> None:

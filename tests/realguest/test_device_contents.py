@@ -7,12 +7,13 @@ import os
 import random
 import shutil
 import struct
+import textwrap
 from pathlib import Path
 
 import pytest
 
 from tests.realguest.machine import GuestFiles, RealGuest
-from tests.realguest.served import differences, mounted, python, sha256
+from tests.realguest.served import Served, differences, mounted, python, sha256
 
 FLOCK = struct.Struct("hhqqi4x")  # struct flock of x86-64
 MIB = 1 << 20
@@ -266,3 +267,40 @@ def test_tar_of_a_kernel_module_tree(
             digest.update(f"{path.relative_to(tree)} {path.lstat().st_mode}\n".encode())
             digest.update(path.read_bytes())
     assert told.strip() == digest.hexdigest()
+
+
+@pytest.mark.parametrize("cache", ["none", "loose"])
+def test_an_export_that_gets_full(cache: str, guest_files: GuestFiles, tmp_path: Path) -> None:
+    """As a disk does it: df shows its size, a file ends with the last block, and gives it back."""
+    export = tmp_path / "export"
+    export.mkdir()
+    space = MIB + 40960  # no multiple of what a message holds
+    hard = os.stat(export).st_blocks * 512 + space
+    full = f"""
+        import os
+        os.chdir("/mnt")
+        s = os.statvfs(".")
+        print(s.f_blocks * s.f_frsize - {hard}, s.f_bavail * s.f_frsize)
+        f = os.open("file", os.O_CREAT | os.O_RDWR)
+        os.write(f, b"a" * 4096)
+        done = 4096
+        try:
+            while True:
+                done += os.write(f, b"b" * 99_999)
+                os.fsync(f)
+        except OSError as error:
+            print(error.errno == 28)
+        os.pwrite(f, b"c" * 4096, 0)
+        try:
+            os.close(os.open("other", os.O_CREAT | os.O_RDWR))
+        except OSError as error:
+            print(error.errno == 28)
+        os.close(f)
+    """
+    with Served(guest_files, {"test_mount": export}, security_model=f"none,space_hard_limit={hard}") as served:
+        guest = served.boot()
+        with mounted(guest, f"msize=131072,cache={cache}"):
+            assert guest.python(textwrap.dedent(full)) == f"0 {space}\nTrue\nTrue\n"
+            assert (export / "file").stat().st_blocks * 512 == space
+            guest.check("rm /mnt/file && head -c 900000 /dev/zero >/mnt/other")
+            assert (export / "other").stat().st_size == 900_000

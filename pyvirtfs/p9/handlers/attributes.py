@@ -154,17 +154,18 @@ def start_statfs(session: Session, request: Request, fields: Fields) -> Any:
     return session.driver.statfs(node)
 
 
-def finish_statfs(session: Session, request: Request, value: StatFs) -> bytes:
-    """Rstatfs, in blocks as large as a payload can be: what clients take bsize for is the best size of a transfer."""
-    bsize = value.bsize
-    factor = max((session.msize - c.IO_HEADER_SIZE) // bsize, 1) if bsize > 0 else 1
+def finish_statfs(_session: Session, request: Request, value: StatFs) -> bytes:
+    """Rstatfs, in the blocks of the file system, so that no figure is rounded.
+
+    The best size of a transfer is iounit and blksize of Rgetattr, which need not divide the size of a small export.
+    """
     return _rstatfs(
         request.tag,
         value.type & _UINT32_MAX,
-        min(max(bsize, 0) * factor, _UINT32_MAX),
-        value.blocks // factor,
-        value.bfree // factor,
-        value.bavail // factor,
+        min(max(value.bsize, 0), _UINT32_MAX),
+        value.blocks,
+        value.bfree,
+        value.bavail,
         value.files,
         value.ffree,
         value.fsid,

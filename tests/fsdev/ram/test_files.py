@@ -3,8 +3,11 @@ from __future__ import annotations
 import errno
 import os
 
+import pytest
+
 from pyvirtfs.fsdev.driver import SetAttributes
 from pyvirtfs.fsdev.ram import MemoryDriver
+from pyvirtfs.fsdev.ram.space import PAGE
 from pyvirtfs.memory.buffers import ViewBuffers
 from pyvirtfs.testing.conformance.subject import Subject
 
@@ -23,6 +26,28 @@ def test_a_full_export(export: Subject) -> None:
         assert export.statfs(node).bfree == 0
         export.setattr(node, SetAttributes(size=0), 0)
         assert export.statfs(node).bfree == 256
+
+
+@pytest.mark.parametrize("appending", [False, True])
+@pytest.mark.parametrize("nbytes", [1000, 4096, 7168, 300_000])
+def test_a_program_that_writes_till_the_end_fills_every_page(nbytes: int, *, appending: bool) -> None:
+    driver = MemoryDriver(size=200_000, nr_inodes=20)
+    export = Subject(driver)
+    node = export.make_file(b"file")
+    written = 0
+    with export.opened(node, os.O_WRONLY | (os.O_APPEND if appending else 0)) as file:
+        while written < 49 * PAGE:
+            done = export.write(file, 0 if appending else written, ViewBuffers.of(bytes(nbytes)))
+            assert done == min(nbytes, 49 * PAGE - written)
+            written += done
+        with export.refuses(errno.ENOSPC):
+            export.write(file, 0 if appending else written, ViewBuffers.of(b"x"))
+        if not appending:
+            assert export.write(file, 1000, ViewBuffers.of(bytes(190_000))) == 190_000
+    figures = export.statfs(node)
+    assert (figures.blocks, figures.bavail, figures.bsize) == (49, 0, PAGE)
+    assert export.attributes(node).size == 49 * PAGE
+    driver.close()
 
 
 def test_sparse_files(export: Subject) -> None:
