@@ -169,6 +169,20 @@ class LocalSpace(LocalCreate, LocalNames, LocalAttributes):
         limits.changed(self._taken(file.fd) - found.blocks * BLOCK_NBYTES)
         return done
 
+    def close_file(self, file: LocalFile) -> None:
+        """See `ExportDriver.close_file`; what was reserved for the file to grow, as XFS does it, is given back then."""
+        entry = file.entry
+        if not file.flags & os.O_ACCMODE or file not in self._files or entry.closed is not None:
+            super().close_file(file)
+            return
+        before = self._taken(entry.fd)
+        entry.refs += 1
+        try:
+            super().close_file(file)
+            self._limits.changed(self._taken(entry.fd) - before)
+        finally:
+            self._table.drop(entry)
+
     def open(self, node: Node, flags: int, uid: int) -> tuple[LocalFile, Qid]:
         """See `ExportDriver.open`."""
         if not flags & os.O_TRUNC:

@@ -171,7 +171,7 @@ def test_create_gives_up_when_a_name_comes_and_goes(
 @pytest.mark.parametrize("kind", [stat.S_IFCHR, stat.S_IFBLK])
 def test_devices(driver: LocalDriver, at: At, root: Path, kind: int) -> None:  # H152
     try:
-        driver.mknod(at(b""), b"dev", kind | 0o600, 0x123, 0x45678, 0, 0)
+        driver.mknod(at(b""), b"dev", kind | 0o600, 0x123, 0x23456, 0, 0)
     except PermissionError:
         pytest.skip("may not make devices")
     status = (root / "dev").stat()
@@ -179,9 +179,9 @@ def test_devices(driver: LocalDriver, at: At, root: Path, kind: int) -> None:  #
         assert (status.st_mode, status.st_size) == (stat.S_IFREG | 0o600, 0)
     else:
         assert stat.S_IFMT(status.st_mode) == kind
-        assert (os.major(status.st_rdev), os.minor(status.st_rdev)) == (0x123, 0x45678)
+        assert (os.major(status.st_rdev), os.minor(status.st_rdev)) == (0x123, 0x23456)
     attributes = driver.getattr(at(b"dev"))[1]
-    assert (attributes.rdev_major, attributes.rdev_minor) == (0x123, 0x45678)
+    assert (attributes.rdev_major, attributes.rdev_minor) == (0x123, 0x23456)
     with pytest.raises(OSError, match="No such device") as caught:
         driver.open(at(b"dev"), os.O_RDWR, 0)
     assert caught.value.errno == errno.ENXIO
