@@ -49,7 +49,7 @@ _log = logging.getLogger(__name__)
     metavar="PATH",
     multiple=True,
     help="Where a client attaches: one for each device, in their order (-virtfs first); or a folder, with a slash at "
-    "its end, that gets TAG.sock for each.",
+    "its end, that gets TAG.sock for each. Folders are not made.",
 )
 @click.option(
     "--listen",
@@ -58,7 +58,7 @@ _log = logging.getLogger(__name__)
     multiple=True,
     help="Where 9P clients connect, without a virtual machine: unix:PATH, tcp:PORT (of 127.0.0.1) or tcp:HOST:PORT; "
     "one for each -fsdev that no -device has (and each -virtfs, if there is no --socket), in their order; or "
-    "unix:DIR/, which gets ID.sock for each.",
+    "unix:DIR/, which gets ID.sock for each. Folders are not made.",
 )
 @click.option(
     "--allow-unauthenticated-tcp",
