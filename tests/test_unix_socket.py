@@ -87,7 +87,7 @@ def test_a_folder_that_is_to_be_made_first(tmp_path: Path) -> None:
     told = f"--listen: '{tmp_path}/no/such/s' cannot be made: there is no folder '{tmp_path}/no/such', make it first"
     assert str(caught.value) == told
     (tmp_path / "file").touch()
-    with pytest.raises(ConfigError, match="'.*/file/s' cannot be made: Not a directory"):
+    with pytest.raises(ConfigError, match="cannot be made: Not a directory"):
         UnixListener(f"{tmp_path}/file/s")
 
 
