@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 _EPILOG = """\b
 Examples:
   pyvirtfs serve -virtfs local,path=/srv,mount_tag=srv,security_model=none --socket /run/srv.sock
+  mkdir -p /run/pyvirtfs
   pyvirtfs serve -virtfs local,path=/a,mount_tag=a,security_model=none \\
       -virtfs local,path=/b,mount_tag=b,security_model=none --socket /run/pyvirtfs/
   pyvirtfs serve -fsdev local,id=srv,path=/srv,security_model=none --listen unix:/run/srv.9p
