@@ -21,7 +21,8 @@ PROVISION := $(BIN)/python tests/realguest/provision >/dev/null || true
 .PHONY: help demo test test-all hostile bench bench-guest lint format clean
 
 help: ## this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-9s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { name[++n] = $$1; text[n] = $$2; if (length($$1) > most) most = length($$1) } \
+		END { for (i = 1; i <= n; i++) printf "  make %-" most "s  %s\n", name[i], text[i] }' $(MAKEFILE_LIST)
 
 demo: $(VENV)/.installed ## a guest mounts a folder of this machine (DIR=folder to choose it)
 	@$(BIN)/pyvirtfs demo $(if $(DIR),'$(subst ','\'',$(DIR))')

@@ -49,7 +49,10 @@ class UnixListener:
             self._socket.setblocking(False)
         except OSError as error:
             self._socket.close()
-            raise ConfigError(option, f"{path!r} cannot be made: {error.strerror}") from None
+            problem, folder = error.strerror, os.path.dirname(path)
+            if folder and not os.path.exists(folder):
+                problem = f"there is no folder {folder!r}, make it first"
+            raise ConfigError(option, f"{path!r} cannot be made: {problem}") from None
         except ConfigError:
             self._socket.close()
             raise

@@ -9,13 +9,21 @@ from pathlib import Path
 
 import pytest
 
-README = (Path(__file__).parents[1] / "README.md").read_text()
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text()
 
 
 @pytest.mark.parametrize("source", re.findall(r"<!-- run -->\n```python\n(.*?)```", README, re.DOTALL))
 def test_examples_run(source: str) -> None:
     done = subprocess.run([sys.executable, "-c", source], check=False, capture_output=True, text=True, timeout=60)
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+
+
+def test_make_help_is_in_columns() -> None:
+    done = subprocess.run(["make", "help"], cwd=ROOT, check=True, capture_output=True, text=True, timeout=60)
+    lines = [re.fullmatch(r"(  make [a-z-]+ {2,})\S.*", line) for line in done.stdout.splitlines()]
+    assert len({line and len(line[1]) for line in lines}) == 1
+    assert {"make help", "make test-all", "make bench-guest"} <= {line[1].strip() for line in lines if line}
 
 
 def test_the_speed_table_is_there() -> None:

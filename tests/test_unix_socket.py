@@ -81,6 +81,16 @@ def test_paths_that_are_too_long(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
             UnixListener("ü" * 54)
 
 
+def test_a_folder_that_is_to_be_made_first(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError) as caught:
+        UnixListener(f"{tmp_path}/no/such/s", option="--listen")
+    told = f"--listen: '{tmp_path}/no/such/s' cannot be made: there is no folder '{tmp_path}/no/such', make it first"
+    assert str(caught.value) == told
+    (tmp_path / "file").touch()
+    with pytest.raises(ConfigError, match="cannot be made: Not a directory"):
+        UnixListener(f"{tmp_path}/file/s")
+
+
 @pytest.mark.parametrize("path", ["no/such/folder/socket", "", "."])
 def test_paths_that_cannot_be(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, path: str) -> None:
     monkeypatch.chdir(tmp_path)

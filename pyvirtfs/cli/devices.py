@@ -13,7 +13,7 @@ import click
 
 from pyvirtfs.cli.properties import COMMON, PROPERTIES, Value
 from pyvirtfs.errors import ConfigError
-from pyvirtfs.fsdev.options import FsdevOptions, parse_device, parse_fsdev, parse_pairs, parse_virtfs
+from pyvirtfs.fsdev.options import FsdevOptions, parse_device, parse_fsdev, parse_pairs, parse_virtfs, unknown
 
 if TYPE_CHECKING:
     from pyvirtfs.memory import GuestMemory
@@ -50,6 +50,14 @@ class DeviceSettings:
     function: int = 0
     arguments: Mapping[str, Any] = field(default_factory=dict)
     """Properties that `Virtio9pPci` takes as keyword arguments of the same name."""
+
+    def check(self) -> None:
+        """See what can be seen without making anything. Raises ConfigError."""
+        from pyvirtfs.fsdev import registry
+        from pyvirtfs.virtio9p import check_mount_tag
+
+        check_mount_tag(self.mount_tag)
+        registry.check(self.fsdev)
 
     @contextlib.contextmanager
     def open(self, memory: GuestMemory, **arguments: Any) -> Iterator[Virtio9pPci]:
@@ -218,7 +226,7 @@ def option_list(name: str) -> str:
     """What ``-fsdev NAME,help`` and ``-virtfs NAME,help`` print. ConfigError if there is no such driver."""
     from pyvirtfs.fsdev import registry
 
-    return "\n".join([f"{name} options:", *(f"  {line}" for line in registry.lookup(name).options.describe())])
+    return "\n".join([f"{name} options:", *(f"  {line}" for line in registry.lookup(name).options.help())])
 
 
 _HELP = {"help", "?"}
@@ -272,7 +280,7 @@ def _properties(text: str) -> dict[str, Value]:
     values: dict[str, Value] = {}
     for key, written in options.properties.items():
         if key not in known:
-            raise ConfigError(key, f"{name} has no such property", known)
+            raise unknown(key, f"{name} has no such property", known)
         values[key] = known[key].parse(written)
         known[key].check(values[key])
     for key in ("fsdev", "mount_tag"):

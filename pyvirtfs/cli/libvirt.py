@@ -45,8 +45,8 @@ _log = logging.getLogger(__name__)
     "--socket",
     "folder",
     metavar="DIR",
-    help="The folder for the sockets, one TARGET.sock each. By default it is made: pyvirtfs/NAME/ in /run, or, if "
-    "you are not root, in $XDG_RUNTIME_DIR.",
+    help="The folder for the sockets, one TARGET.sock each; it must be there. Without this option a folder is made for "
+    "them: pyvirtfs/NAME/ in /run, or, if you are not root, in $XDG_RUNTIME_DIR.",
 )
 @click.option(
     "--owner", metavar="USER", help="Give the sockets to the user as whom libvirt runs QEMU. By default they are yours."
@@ -98,6 +98,9 @@ def libvirt(
         for warning in domain.warnings:
             _log.warning("%s", warning)
         if print_only:
+            for one, at in zip(settings, domain.filesystems, strict=True):
+                with reading.naming(at.label):
+                    one.check()
             _tell(domain, paths, output)
             return
         ready = None if ready_fd is None else ready_descriptor(ready_fd)
@@ -121,11 +124,13 @@ def libvirt(
 
 def _document(source: str) -> bytes:
     """The domain's XML."""
-    if source == "-":
-        document = sys.stdin.buffer.read(_MOST_NBYTES + 1)
-    else:
-        with open(source, "rb") as file:
+    if source == "-" and sys.stdin is None:
+        raise ConfigError(source, "the standard input is closed")
+    try:
+        with contextlib.nullcontext(sys.stdin.buffer) if source == "-" else open(source, "rb") as file:
             document = file.read(_MOST_NBYTES + 1)
+    except OSError as error:
+        raise ConfigError(source, f"cannot be read: {error.strerror}") from None
     if len(document) > _MOST_NBYTES:
         raise ConfigError(source, f"is larger than {_MOST_NBYTES >> 20} MiB, which no domain is")
     return document
@@ -210,6 +215,10 @@ def _tell(domain: Domain, paths: Sequence[str], output: str | None) -> None:
         click.echo(libvirt_changes.changed(domain, attachments), nl=False)
     else:
         document = libvirt_changes.changed(domain, attachments)
-        with open(output, "wb") as file:
+        try:
+            file = open(output, "wb")  # noqa: SIM115  # what fails later is no mistake of the person's
+        except OSError as error:
+            raise ConfigError("--output", f"{output!r} cannot be made: {error.strerror}") from None
+        with file:
             file.write(document)
         click.echo(f"{output}: the changed domain, for virsh define (QEMU 10.1 or newer)")

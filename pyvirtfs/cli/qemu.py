@@ -76,6 +76,8 @@ def qemu(
         for warning in warnings:
             _log.warning("%s", warning)
         if dry_run:
+            for one in settings:
+                one.check()
             click.echo(shlex.join([program, *changed]))
             return 0
         qemu_program.check(program)

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 _EPILOG = """\b
 Examples:
   pyvirtfs serve -virtfs local,path=/srv,mount_tag=srv,security_model=none --socket /run/srv.sock
+  mkdir -p /run/pyvirtfs
   pyvirtfs serve -virtfs local,path=/a,mount_tag=a,security_model=none \\
       -virtfs local,path=/b,mount_tag=b,security_model=none --socket /run/pyvirtfs/
   pyvirtfs serve -fsdev local,id=srv,path=/srv,security_model=none --listen unix:/run/srv.9p
@@ -49,7 +50,7 @@ _log = logging.getLogger(__name__)
     metavar="PATH",
     multiple=True,
     help="Where a client attaches: one for each device, in their order (-virtfs first); or a folder, with a slash at "
-    "its end, that gets TAG.sock for each.",
+    "its end, that gets TAG.sock for each. Folders are not made.",
 )
 @click.option(
     "--listen",
@@ -58,7 +59,7 @@ _log = logging.getLogger(__name__)
     multiple=True,
     help="Where 9P clients connect, without a virtual machine: unix:PATH, tcp:PORT (of 127.0.0.1) or tcp:HOST:PORT; "
     "one for each -fsdev that no -device has (and each -virtfs, if there is no --socket), in their order; or "
-    "unix:DIR/, which gets ID.sock for each.",
+    "unix:DIR/, which gets ID.sock for each. Folders are not made.",
 )
 @click.option(
     "--allow-unauthenticated-tcp",

@@ -26,6 +26,8 @@ _END: Final = NONUNAME
 """First number that is no id: chown(2) takes it for *leave it alone*."""
 _RANGE: Final = re.compile(r"([0-9]+):([0-9]+):([0-9]+)")
 _PAIR: Final = re.compile(r"([0-9]+)(?::([0-9]+))?")
+_FORM: Final = "write GUEST:HOST:COUNT, several with + between them"
+_DIGITS: Final = len(str(_END))
 
 
 class IdRange(NamedTuple):
@@ -76,7 +78,9 @@ class IdMap:
         if not 1 <= len(self.ranges) <= MAX_RANGES:
             raise ConfigError(option, f"{len(self.ranges)} ranges, there may be 1 to {MAX_RANGES}")
         for each in self.ranges:
-            if each.length < 1 or max(each.guest, each.host) + each.length > _END:
+            if each.length == 0:
+                raise ConfigError(option, f"{each} has a count of 0 and maps nobody")
+            if each.length < 0 or max(each.guest, each.host) + each.length > _END:
                 raise ConfigError(option, f"{each} is no range of ids (0 to {_END - 1}, at least one)")
         self._by_guest = sorted(self.ranges, key=lambda each: each.guest)
         self._by_host = sorted(self.ranges, key=lambda each: each.host)
@@ -192,20 +196,36 @@ class SameIds:
 
 
 def parse_map(option: str, text: str) -> IdMap:
-    """Read ``GUEST:HOST:COUNT[+GUEST:HOST:COUNT...]``.
+    """Read ``GUEST:HOST:COUNT[+GUEST:HOST:COUNT...]``, in decimal.
 
     Raises:
         ConfigError: It is not that; or as `IdMap`.
     """
     ranges = []
     for part in text.split("+"):
+        if not part:
+            raise ConfigError(option, f"{text!r} has nothing {_where_empty(text)}: {_FORM}")
         found = _RANGE.fullmatch(part)
         if found is None:
-            raise ConfigError(
-                option, f"{part!r} is no range of ids: write GUEST:HOST:COUNT, several with + between them"
-            )
-        ranges.append(IdRange(int(found[1]), int(found[2]), int(found[3])))
+            raise ConfigError(option, f"{part!r} is no range of ids: {_FORM}")
+        ranges.append(IdRange(*(_number(option, part, digits) for digits in found.groups())))
     return IdMap(ranges, option)
+
+
+def _where_empty(text: str) -> str:
+    if not text:
+        return "in it"
+    return "before its first +" if text.startswith("+") else "between two +" if "++" in text else "behind its last +"
+
+
+def _number(option: str, part: str, digits: str) -> int:
+    """A decimal number, which cannot be taken for an octal one."""
+    if digits.startswith("0") and len(digits) > 1:
+        number = digits.lstrip("0") or "0"
+        raise ConfigError(option, f"{part!r}: {digits} begins with 0, and ids are decimal: write {number}")
+    if len(digits) > _DIGITS:  # Python reads no number of thousands of digits
+        raise ConfigError(option, f"{part[:40]!r}{'...' * (len(part) > 40)}: ids are 0 to {_END - 1}")
+    return int(digits)
 
 
 def parse_squash(option: str, text: str) -> tuple[Squash, Squash]:
@@ -216,8 +236,8 @@ def parse_squash(option: str, text: str) -> tuple[Squash, Squash]:
     """
     found = _PAIR.fullmatch(text)
     if found is not None:
-        uid = int(found[1])
-        gid = uid if found[2] is None else int(found[2])
+        uid = _number(option, text, found[1])
+        gid = uid if found[2] is None else _number(option, text, found[2])
         if uid < _END and gid < _END:
             return Squash(uid), Squash(gid)
     raise ConfigError(option, f"{text!r} is no id: write UID or UID:GID, each 0 to {_END - 1}")

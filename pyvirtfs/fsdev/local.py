@@ -55,8 +55,8 @@ OPTIONS: Final = OptionTable(
             choices=tuple(MODELS),
             help="What becomes of the guest's owners and modes",
         ),
-        Option(name="fmode", type="number", help="Mode of files on the host, mapped models only: 0600 unless given"),
-        Option(name="dmode", type="number", help="Mode of folders on the host, mapped models only: 0700 unless given"),
+        Option(name="fmode", type="mode", help="Mode of files on the host, mapped models only: 0600 unless given"),
+        Option(name="dmode", type="mode", help="Mode of folders on the host, mapped models only: 0700 unless given"),
         Option(name="uidmap", help="Users, passthrough and none only: GUEST:HOST:COUNT[+GUEST:HOST:COUNT...]"),
         Option(name="gidmap", help="Groups, the same"),
         Option(name="squash", help="One user and group of the host for all of the guest: UID[:GID]"),
@@ -89,6 +89,13 @@ _SAME_NAMES: Final = (
 )  # fmt: skip
 """The options that are arguments of the driver as they are."""
 _LIMITS: Final = ("space_hard_limit", "space_soft_limit")
+_IDLE_IF_READONLY: Final = {
+    "fmode": "no file is made that would have it",
+    "dmode": "no folder is made that would have it",
+    "device_nodes": "no guest makes any",
+    "space_hard_limit": "nobody comes up against it: it only is the size that the guest is told",
+}
+"""What somebody gives because of an effect that never comes if nothing may change, and why not."""
 
 
 def open_root(path: str) -> int:
@@ -145,6 +152,53 @@ def make_model(name: str, fmode: int | None, dmode: int | None, ids: tuple[Ids, 
                 option, f"belongs to the mapped models ({', '.join(mapped)}), and security_model is {name!r}"
             )
     return model() if ids is None else TRANSLATED[name](*ids)
+
+
+def _model_and_ids(
+    security_model: str,
+    fmode: int | None,
+    dmode: int | None,
+    uidmap: str | None,
+    gidmap: str | None,
+    squash: str | None,
+) -> tuple[SecurityModel, tuple[Ids, Ids] | None]:
+    """What these options mean together.
+
+    Raises:
+        ConfigError: One is wrong, or two contradict each other.
+    """
+    ids = translation(uidmap, gidmap, squash)
+    for option, text in (("uidmap", uidmap), ("gidmap", gidmap), ("squash", squash)):
+        if text is not None and security_model not in TRANSLATED:
+            raise ConfigError(
+                option,
+                f"{text!r} contradicts security_model={security_model}, with which the server owns everything on"
+                f" the host; it belongs to {' and '.join(TRANSLATED)}",
+            )
+    return make_model(security_model, fmode, dmode, ids), ids
+
+
+def _space_limits(values: Mapping[str, OptionValue]) -> SpaceLimits | None:
+    hard, soft = (None if (limit := values[name]) is None else int(limit) for name in _LIMITS)
+    return None if hard is None and soft is None else SpaceLimits(hard, soft)
+
+
+def check_options(values: Mapping[str, OptionValue]) -> None:
+    """See what can be seen of the values of `OPTIONS` without looking at this machine; warn of what has no effect.
+
+    Raises:
+        ConfigError: Two contradict each other, or one cannot be.
+    """
+    options: dict[str, Any] = {
+        name: values[name] for name in ("security_model", "fmode", "dmode", "uidmap", "gidmap", "squash")
+    }
+    _model_and_ids(**options)
+    Throttling.from_options(values)
+    _space_limits(values)
+    if values["readonly"]:
+        for name, reason in _IDLE_IF_READONLY.items():
+            if values[name] is not None and values[name] is not False:
+                _log.warning("%s: has no effect with readonly=on: %s", name, reason)
 
 
 def check_privilege(model: SecurityModel, ids: tuple[Ids, Ids] | None) -> None:
@@ -224,15 +278,7 @@ class LocalDriver(LocalCreate, LocalNames, LocalAttributes, LocalLocks):
             OPTIONS.options["writeout"].parse(writeout)
         if max_descriptors is not None and max_descriptors < 1:
             raise ConfigError("max_descriptors", f"{max_descriptors} is not enough: the root needs one")
-        ids = translation(uidmap, gidmap, squash)
-        for option, text in (("uidmap", uidmap), ("gidmap", gidmap), ("squash", squash)):
-            if text is not None and security_model not in TRANSLATED:
-                raise ConfigError(
-                    option,
-                    f"{text!r} contradicts security_model={security_model}, with which the server owns everything on"
-                    f" the host; it belongs to {' and '.join(TRANSLATED)}",
-                )
-        model = make_model(security_model, fmode, dmode, ids)
+        model, ids = _model_and_ids(security_model, fmode, dmode, uidmap, gidmap, squash)
         if not readonly:
             check_privilege(model, ids)
         root_fd = open_root(os.fspath(path))
@@ -265,10 +311,8 @@ class LocalDriver(LocalCreate, LocalNames, LocalAttributes, LocalLocks):
         """Make one from the values of `OPTIONS`; raises ConfigError."""
         options: dict[str, Any] = {name: values[name] for name in _SAME_NAMES}
         options["throttling"] = Throttling.from_options(values)
-        hard, soft = (None if (limit := values[name]) is None else int(limit) for name in _LIMITS)
-        if hard is None and soft is None:
-            return cls(**options)
-        return LimitedLocalDriver(limits=SpaceLimits(hard, soft), **options)
+        limits = _space_limits(values)
+        return cls(**options) if limits is None else LimitedLocalDriver(limits=limits, **options)
 
     def close(self) -> None:
         """See `ExportDriver.close`."""
@@ -358,4 +402,4 @@ class LimitedLocalDriver(LocalSpace, LocalDriver):
             raise ConfigError("path", f"what {os.fspath(path)!r} holds cannot be measured: {error.strerror}") from None
 
 
-DRIVER: Final = DriverType("local", LocalDriver.from_options, OPTIONS, "A folder of this machine")
+DRIVER: Final = DriverType("local", LocalDriver.from_options, OPTIONS, "A folder of this machine", check_options)

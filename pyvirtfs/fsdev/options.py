@@ -10,8 +10,9 @@ A driver declares its options as an `OptionTable`; whatever somebody writes is c
 
 from __future__ import annotations
 
+import logging
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Final, Literal, NoReturn, TypeAlias
 
@@ -20,14 +21,23 @@ from pyvirtfs.errors import ConfigError
 OptionValue: TypeAlias = str | int | bool | None
 """What an option means: None stands for *not given, and there is no default*."""
 
-OptionType: TypeAlias = Literal["str", "bool", "number", "choice"]
+OptionType: TypeAlias = Literal["str", "bool", "number", "size", "mode", "choice"]
+"""``number`` is a count, ``size`` bytes, ``mode`` the permission bits of a file."""
 
 _SWITCH: Final = {
     "on": True, "yes": True, "true": True, "y": True,
     "off": False, "no": False, "false": False, "n": False,
 }  # fmt: skip
 _NUMBER: Final = re.compile(r"0[xX](?P<hexadecimal>[0-9a-fA-F]+)|(?P<octal>0[0-7]*)|(?P<decimal>[1-9][0-9]*)")
+_MOST: Final = (1 << 64) - 1
+_SIZE: Final = re.compile(r"0[xX](?P<hexadecimal>[0-9a-fA-F]+)|(?P<decimal>0|[1-9][0-9]*)(?P<unit>[bkmgtpeBKMGTPE]?)")
+_UNITS: Final = ("b", "k", "m", "g", "t", "p", "e")
+"""Each is 1024 of the one before."""
+_MOST_BYTES: Final = (1 << 63) - 1
+_PERMISSIONS: Final = 0o777
 _IDENTIFIER: Final = re.compile(r"[A-Za-z][A-Za-z0-9._-]*")
+
+_log = logging.getLogger(__name__)
 
 
 def _split(text: str) -> Iterator[str]:
@@ -99,13 +109,74 @@ def parse_number(option: str, text: str) -> int:
     """A number that is not negative; ``0x`` makes it hexadecimal, a leading ``0`` octal, as strtoul(3) with base 0.
 
     Raises:
-        ConfigError: It is none.
+        ConfigError: It is none, or has more than 64 bits.
     """
     found = _NUMBER.fullmatch(text)
     if found is None:
-        raise ConfigError(option, f"{text!r} is not a number (decimal, 0x hexadecimal, 0 octal)")
+        suffix = ": there is no suffix" if re.fullmatch(r"[0-9]+[a-zA-Z]+", text) else ""
+        raise ConfigError(option, f"{text!r} is not a number{suffix} (decimal, 0x hexadecimal, 0 octal)")
     base = {"hexadecimal": 16, "octal": 8, "decimal": 10}[str(found.lastgroup)]
-    return int(found[str(found.lastgroup)], base)
+    return _integer(option, text, found[str(found.lastgroup)], base, _MOST)
+
+
+def parse_size(option: str, text: str) -> int:
+    """A number of bytes: decimal, with a suffix that says of what (``k`` is 1024, ...), or ``0x`` hexadecimal.
+
+    Raises:
+        ConfigError: It is none, or more than 2**63 - 1, the largest offset in a file.
+    """
+    found = _SIZE.fullmatch(text)
+    if found is None:
+        if re.fullmatch(r"0[0-9]+[a-zA-Z]?", text):
+            raise ConfigError(option, f"{text!r} begins with 0: write {text.lstrip('0') or '0'}, sizes are never octal")
+        raise ConfigError(
+            option,
+            f"{text!r} is not a size: a whole number, with b, k, M, G, T, P or E behind it (k is 1024 bytes, M 1024 k,"
+            " ...), or 0x and hexadecimal digits",
+        )
+    if found["hexadecimal"] is not None:
+        return _integer(option, text, found["hexadecimal"], 16, _MOST_BYTES)
+    factor = 1024 ** _UNITS.index(found["unit"].lower() or "b")
+    return _integer(option, text, found["decimal"], 10, _MOST_BYTES, factor)
+
+
+def _integer(option: str, text: str, digits: str, base: int, most: int, factor: int = 1) -> int:
+    # Python reads no number of thousands of digits, and says so with a ValueError.
+    value = int(digits, base) * factor if len(digits.lstrip("0")) <= 64 else most + 1
+    if value > most:
+        raise ConfigError(option, f"{text[:32]!r}{'...' * (len(text) > 32)} is more than {most}")
+    return value
+
+
+def format_size(nbytes: int) -> str:
+    """A number of bytes as `parse_size` reads it, as short as can be."""
+    power = 0
+    while nbytes and nbytes % 1024 == 0:
+        nbytes //= 1024
+        power += 1
+    return f"{nbytes}{('', 'k', 'M', 'G', 'T', 'P', 'E')[power]}"
+
+
+def parse_mode(option: str, text: str) -> int:
+    """Permission bits. A number as for QEMU: without a ``0`` in front it is decimal, which nobody means.
+
+    So what cannot be meant is refused, and a warning tells what may not be meant. As in QEMU only the permission bits
+    of an octal number count.
+
+    Raises:
+        ConfigError: It is not a number, or more than 0777 though not written in octal.
+    """
+    mode = parse_number(option, text)
+    if text.startswith("0") and mode > _PERMISSIONS and text[1] not in "xX":
+        _log.warning("%s: of %s only the permissions count: 0%o", option, text, mode & _PERMISSIONS)
+        return mode & _PERMISSIONS
+    as_octal = re.fullmatch(r"[1-7][0-7]{0,3}", text)
+    if mode > _PERMISSIONS:
+        hint = f"{text} is decimal here: write 0{text} for octal" if as_octal else "write it in octal, 0 in front"
+        raise ConfigError(option, f"{text[:32]!r} is no mode from 0 to 0777: {hint}")
+    if as_octal and mode > 7:
+        _log.warning("%s: %s is decimal here, which is 0%o: write 0%s if octal is meant", option, text, mode, text)
+    return mode
 
 
 def check_identifier(option: str, text: str) -> str:
@@ -117,6 +188,35 @@ def check_identifier(option: str, text: str) -> str:
     if _IDENTIFIER.fullmatch(text) is None:
         raise ConfigError(option, f"{text!r} is not an identifier (a letter, then letters, digits, '-', '.', '_')")
     return text
+
+
+_PARSERS: Final[Mapping[str, Callable[[str, str], OptionValue]]] = {
+    "bool": parse_bool, "number": parse_number, "size": parse_size, "mode": parse_mode,
+}  # fmt: skip
+
+
+def unknown(name: str, problem: str, known: Iterable[str], choices: Iterable[str] | None = None) -> ConfigError:
+    """The error for a name that there is not: it tells those that look alike, or else what there is.
+
+    Args:
+        name: As written.
+        problem: What is to be said of it.
+        known: The names that there are.
+        choices: How they are listed if none looks alike; None: as they are.
+    """
+    import difflib  # noqa: PLC0415  # for mistakes only
+
+    known = list(known)
+    alike = difflib.get_close_matches(name.lower(), known)
+    if alike:
+        return ConfigError(name, f"{problem}; did you mean {' or '.join(alike)}?")
+    return ConfigError(name, problem, known if choices is None else choices)
+
+
+_EXPLAINED: Final = {
+    "size": "a whole number, with k, M, G, T, P or E behind it if wanted: 64k is 65536",
+    "mode": "octal with 0 in front: 0644",
+}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -139,10 +239,8 @@ class Option:
         Raises:
             ConfigError: It is not a value of this option.
         """
-        if self.type == "bool":
-            return parse_bool(self.name, text)
-        if self.type == "number":
-            return parse_number(self.name, text)
+        if self.type in _PARSERS:
+            return _PARSERS[self.type](self.name, text)
         if self.type == "choice" and text not in self.choices:
             reason = (self.refused or {}).get(text, "is not a known value")
             raise ConfigError(self.name, f"{text!r} {reason}", self.choices)
@@ -150,14 +248,21 @@ class Option:
 
     def describe(self) -> str:
         """Its line in a list of options."""
-        values = {"str": "str", "bool": "on|off", "number": "number", "choice": "|".join(self.choices)}[self.type]
+        values = {"bool": "on|off", "choice": "|".join(self.choices)}.get(self.type, self.type)
         facts = [self.help] if self.help else []
         if self.required:
             facts.append("(required)")
         if self.default is not None:
-            default = {True: "on", False: "off"}[self.default] if isinstance(self.default, bool) else self.default
-            facts.append(f"(default: {default})")
+            facts.append(f"(default: {self._shown(self.default)})")
         return f"{self.name}=<{values}>" + (f" - {' '.join(facts)}" if facts else "")
+
+    def _shown(self, value: OptionValue) -> str:
+        """A value as a person writes it."""
+        if isinstance(value, bool):
+            return "on" if value else "off"
+        if isinstance(value, int) and self.type in {"size", "mode"}:
+            return format_size(value) if self.type == "size" else f"0{value:o}"
+        return str(value)
 
 
 class OptionTable:
@@ -208,7 +313,7 @@ class OptionTable:
         if before is not None and before.type == "str" and text == "on":  # no "=": perhaps the rest of a value
             whole = f"{pairs[previous]},{key}".replace(",", ",,")
             problem += f"; a comma inside a value is written twice: {previous}={whole}"
-        raise ConfigError(key, problem, dict.fromkeys(self._shown(name, key) for name in self.options))
+        raise unknown(key, problem, self.options, dict.fromkeys(self._shown(name, key) for name in self.options))
 
     @staticmethod
     def _shown(name: str, wanted: str) -> str:
@@ -219,6 +324,11 @@ class OptionTable:
     def describe(self) -> list[str]:
         """A line for each option."""
         return [option.describe() for option in self.options.values()]
+
+    def help(self) -> list[str]:
+        """These lines, and one for each type of values that is not obvious."""
+        types = {option.type for option in self.options.values()}
+        return self.describe() + [f"<{name}>: {text}" for name, text in _EXPLAINED.items() if name in types]
 
 
 @dataclass(frozen=True, slots=True)

@@ -21,6 +21,9 @@ if TYPE_CHECKING:
 DriverFactory: TypeAlias = Callable[[Mapping[str, OptionValue]], ExportDriver[Any, Any]]
 """Makes an export from the values of its options, which the table has checked. Raises ConfigError."""
 
+OptionCheck: TypeAlias = Callable[[Mapping[str, OptionValue]], None]
+"""Looks at the values of a driver's options as a whole. Raises ConfigError."""
+
 ENTRY_POINT_GROUP: Final = "pyvirtfs.fsdev"
 
 
@@ -33,6 +36,8 @@ class DriverType:
     options: OptionTable
     summary: str = ""
     """One line for help."""
+    check: OptionCheck | None = None
+    """Finds what is wrong, or warns of what is odd, with the options alone; opens nothing."""
 
 
 # Loaded when first asked for: importing the registry costs nothing of the drivers.
@@ -105,6 +110,15 @@ def lookup(name: str) -> DriverType:
     return found
 
 
+def check(options: str | FsdevOptions) -> None:
+    """See what can be seen of an export's options without making it: neither files nor rights are looked at.
+
+    Raises:
+        ConfigError: No such driver, or an option is wrong.
+    """
+    _checked(options)
+
+
 def create(options: str | FsdevOptions) -> ExportDriver[Any, Any]:
     """Make an export.
 
@@ -114,7 +128,16 @@ def create(options: str | FsdevOptions) -> ExportDriver[Any, Any]:
     Raises:
         ConfigError: No such driver, or an option is wrong.
     """
+    driver, values = _checked(options)
+    return driver.factory(values)
+
+
+def _checked(options: str | FsdevOptions) -> tuple[DriverType, Mapping[str, OptionValue]]:
+    """The driver, and the values of its options."""
     if isinstance(options, str):
         options = parse_fsdev(options)
     driver = lookup(options.driver)
-    return driver.factory(driver.options.parse(options.values))
+    values = driver.options.parse(options.values)
+    if driver.check is not None:
+        driver.check(values)
+    return driver, values

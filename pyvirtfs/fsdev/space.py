@@ -24,8 +24,8 @@ from pyvirtfs.fsdev.driver import StatFs
 from pyvirtfs.fsdev.options import Option
 
 OPTIONS: Final = (
-    Option(name="space_hard_limit", type="number", help="Bytes that the export may hold; then ENOSPC"),
-    Option(name="space_soft_limit", type="number", help="Bytes that the guest is told the export may hold"),
+    Option(name="space_hard_limit", type="size", help="Bytes that the export may hold; then ENOSPC"),
+    Option(name="space_soft_limit", type="size", help="Bytes that the guest is told the export may hold"),
 )
 
 BLOCK_NBYTES: Final = 512

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from pyvirtfs.errors import ConfigError
-from pyvirtfs.fsdev.options import Option, OptionValue
+from pyvirtfs.fsdev.options import Option, OptionType, OptionValue
 
 READ: Final = 0
 WRITE: Final = 1
@@ -28,22 +28,27 @@ _LARGEST: Final = 10**15
 _USUAL_SECONDS: Final = 0.1
 """What a bucket holds, in seconds of its rate, where no burst says more: requests come in groups."""
 
-_UNITS: Final = {"bps": "Bytes", "iops": "Requests"}
-_SCOPES: Final = {"total": "read and written", "read": "read", "write": "written"}
+_UNITS: Final[Mapping[str, OptionType]] = {"bps": "size", "iops": "number"}
+_SCOPES: Final = ("total", "read", "write")
 _KINDS: Final = tuple(f"{unit}-{scope}" for unit in _UNITS for scope in _SCOPES)
 """The names of the limits."""
+_LIMITED: Final = (
+    "Bytes read and written", "Bytes read", "Bytes written",
+    "Read and write requests", "Read requests", "Write requests",
+)  # fmt: skip
+"""What each one limits."""
 
 
 def _options() -> Iterator[Option]:
-    for unit, noun in _UNITS.items():
-        for scope, verb in _SCOPES.items():
-            key = f"{_PREFIX}{unit}-{scope}"
-            yield Option(name=key, type="number", default=0, help=f"{noun} {verb} per second; 0: no limit")
-            yield Option(name=f"{key}-max", type="number", default=0, help=f"{noun} per second in a burst")
-            yield Option(name=f"{key}-max-length", type="number", default=1, help="Seconds that a burst may last")
-    yield Option(
-        name=f"{_PREFIX}iops-size", type="number", default=0, help="Bytes from which a request counts as several"
-    )
+    for name, what in zip(_KINDS, _LIMITED, strict=True):
+        kind = _UNITS[name.partition("-")[0]]
+        burst = f"{what} per second in a burst after a pause, at least {name}; 0: no bursts"
+        length = f"A burst is so many seconds of {name}-max: all at once if 1, else at that rate"
+        yield Option(name=_PREFIX + name, type=kind, default=0, help=f"{what} per second; 0: no limit")
+        yield Option(name=f"{_PREFIX}{name}-max", type=kind, default=0, help=burst)
+        yield Option(name=f"{_PREFIX}{name}-max-length", type="number", default=1, help=length)
+    size = "A request of more bytes counts as several, one for each so many bytes; 0: as one"
+    yield Option(name=f"{_PREFIX}iops-size", type="size", default=0, help=size)
 
 
 OPTIONS: Final = tuple(_options())

@@ -108,6 +108,11 @@ def test_names_of_the_device(name: str) -> None:
             f"{DEVICE},colour=red",
             "colour: virtio-9p-pci has no such property (choose from acpi-index, addr, ",
         ),
+        (
+            [EXPORT],
+            f"{DEVICE},disable_legacy=on",
+            "disable_legacy: virtio-9p-pci has no such property; did you mean disable-legacy or ",
+        ),
         ([EXPORT], f"{DEVICE},packed=on", "packed: 'on' is known to QEMU but not available here yet (choose from off)"),
         ([EXPORT], f"{DEVICE},vectors=x", "vectors: 'x' is not a number"),
         ([EXPORT], f"{DEVICE},addr=20.0", "addr: '20.0' is no slot[.function] (hexadecimal, 00.0 to 1f.7)"),

@@ -191,6 +191,33 @@ def test_print_starts_nothing(run: Run, export: Path, tmp_path: Path) -> None:
     assert sorted(one.name for one in tmp_path.iterdir()) == ["export", "vm.xml"]
 
 
+def test_print_finds_mistakes_that_need_no_look_at_the_machine(run: Run, tmp_path: Path) -> None:
+    limits = "<space_hard_limit>1</space_hard_limit><space_soft_limit>2</space_soft_limit>"
+    (tmp_path / "vm.xml").write_text(domain(filesystem(Path("/nowhere"), inside=SLOT + limits)))
+    answer = run("libvirt", "--print", "--socket", "s", "vm.xml", cwd=tmp_path)
+    assert (answer.returncode, answer.stdout) == (2, "")
+    assert answer.stderr == (f"pyvirtfs: {LABEL}: space_soft_limit: 2 is above space_hard_limit, which is 1\n")
+    (tmp_path / "vm.xml").write_text(domain(filesystem(Path("/nowhere"))))
+    assert run("libvirt", "--print", "--socket", "s", "vm.xml", cwd=tmp_path).returncode == 0
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root reads everything")
+def test_a_domain_that_may_not_be_read(run: Run, tmp_path: Path) -> None:
+    (tmp_path / "vm.xml").touch(mode=0)
+    answer = run("libvirt", "--print", "--socket", "s", "vm.xml", cwd=tmp_path)
+    assert (answer.returncode, answer.stderr) == (2, "pyvirtfs: vm.xml: cannot be read: Permission denied\n")
+
+
+def test_a_standard_input_that_has_no_domain() -> None:
+    for redirection, problem in (
+        ("<&-", "the standard input is closed"),
+        ("0>/dev/null", "cannot be read: Bad file descriptor"),
+    ):
+        command = f"{sys.executable} -m pyvirtfs libvirt --print --socket s - {redirection}"
+        answer = subprocess.run(["sh", "-c", command], capture_output=True, text=True, timeout=60, check=False)
+        assert (answer.returncode, answer.stdout, answer.stderr) == (2, "", f"pyvirtfs: -: {problem}\n")
+
+
 def test_the_whole_domain(run: Run, run_process: Run, export: Path, tmp_path: Path) -> None:
     path, new = tmp_path / "vm.xml", tmp_path / "new.xml"
     path.write_text(domain("<!-- kept -->", filesystem(export)))
@@ -249,15 +276,17 @@ def test_what_is_off_is_taken(run: Run, export: Path, tmp_path: Path) -> None:
         (
             ["--socket", "no", "vm.xml"],
             2,
-            f"{LABEL}: --socket: '{{cwd}}/no/test_mount.sock' cannot be made: No such file",
+            f"{LABEL}: --socket: '{{cwd}}/no/test_mount.sock' cannot be made: there is no folder '{{cwd}}/no', make",
         ),
         (["--socket", ".", "--owner", "no such user", "vm.xml"], 2, "--owner: there is no user 'no such user'"),
         (["--socket", ".", "--owner", "9" * 30, "vm.xml"], 2, "--owner: there is no user '999"),
         (["--socket", ".", "--only", "x", "vm.xml"], 2, "--only: there is no <filesystem> with the target 'x'"),
         (["--socket", ".", "--ready-fd", "2", "vm.xml"], 2, "--ready-fd: '2' is no descriptor from 3 on"),
         (["--socket", ".", "--pidfile", "no/such", "vm.xml"], 2, "--pidfile: 'no/such' cannot be made"),
-        (["--socket", ".", "--output", "no/such", "vm.xml"], 1, "no/such: No such file or directory"),
-        (["--socket", ".", "missing.xml"], 1, "missing.xml: No such file or directory"),
+        (["--socket", ".", "--output", "no/such", "vm.xml"], 2, "--output: 'no/such' cannot be made: No such file or"),
+        (["--socket", ".", "missing.xml"], 2, "missing.xml: cannot be read: No such file or directory"),
+        (["--socket", ".", "."], 2, ".: cannot be read: Is a directory"),
+        (["--socket", ".", "vm.xml/x"], 2, "vm.xml/x: cannot be read: Not a directory"),
         (["--socket", ".", "bad.xml"], 2, "bad.xml: line 2, column 1: no well-formed XML: no element found"),
         (["--socket", ".", "/dev/zero"], 2, "/dev/zero: is larger than 16 MiB, which no domain is"),
         (["--socket", ".", "gone.xml"], 2, "filesystem 'test_mount' (line 4): path: "),

@@ -258,6 +258,31 @@ def test_mistakes_are_one_line(options: str, line: str, fake: Fake, run: Run, ex
     assert sorted(runtime.iterdir()) == before
 
 
+@pytest.mark.parametrize(
+    ("options", "line"),
+    [
+        ("security_model=squash", "security_model: 'squash' is not a known value"),
+        ("security_model=none,fmode=0600", "fmode: belongs to the mapped models"),
+        ("security_model=none,readoly=on", "readoly: fsdev driver 'local' has no such option; did you mean readonly?"),
+        ("security_model=none,space_hard_limit=1.5G", "space_hard_limit: '1.5G' is not a size"),
+        ("security_model=none,mount_tag=" + "t" * 32, "mount_tag: "),
+    ],
+)
+def test_a_dry_run_finds_mistakes_that_need_no_look_at_the_machine(options: str, line: str, run: Run) -> None:
+    answer = run("qemu", "--dry-run", "--", "no-such-qemu", "-virtfs", f"local,path=/nowhere,mount_tag=t,{options}")
+    assert (answer.returncode, answer.stdout) == (2, "")
+    assert answer.stderr.startswith(f"pyvirtfs: {line}")
+    assert answer.stderr.count("\n") == 1
+
+
+def test_a_dry_run_looks_at_no_folder_and_warns_as_the_start_would(run: Run) -> None:
+    options = "local,path=/nowhere,mount_tag=t,security_model=none,readonly=on,device_nodes=on"
+    answer = run("qemu", "--dry-run", "--", "no-such-qemu", "-virtfs", options)
+    assert answer.returncode == 0
+    assert answer.stdout.startswith("no-such-qemu ")
+    assert answer.stderr == "pyvirtfs: warning: device_nodes: has no effect with readonly=on: no guest makes any\n"
+
+
 def test_strict_memory(fake: Fake, run: Run, virtfs: list[str]) -> None:
     answer = run("qemu", "--strict-memory", "--", str(fake.path), *virtfs, "-mem-path", "/dev/shm")
     assert answer.returncode == 2
@@ -312,6 +337,6 @@ def test_one_socket_that_cannot_be_made(
     monkeypatch.setattr(module, "_paths", lambda folder, count: [f"{folder}/no/such/{one}" for one in range(count)])
     answer = run("qemu", "--", str(fake.path), *virtfs)
     assert answer.returncode == 2
-    assert "cannot be made: No such file or directory" in answer.stderr
+    assert "cannot be made: there is no folder" in answer.stderr
     assert not fake.ran
     assert sorted(runtime.iterdir()) == before

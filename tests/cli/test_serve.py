@@ -247,7 +247,12 @@ def test_sockets_that_cannot_be(sockets: list[str], tags: list[str], line: str) 
 @pytest.mark.parametrize(
     ("arguments", "status", "line"),
     [
-        (["--socket", "no/such/folder"], 2, "--socket: '{cwd}/no/such/folder' cannot be made: No such file or"),
+        (
+            ["--socket", "no/such/"],
+            2,
+            "--socket: '{cwd}/no/such/tag.sock' cannot be made: there is no folder '{cwd}/no/such', make it first\n",
+        ),
+        (["--socket", "export/x/s"], 2, "--socket: '{cwd}/export/x/s' cannot be made: there is no folder"),
         (["--socket", "export"], 2, "--socket: '{cwd}/export' exists, and is not a socket"),
         (["--socket", "x" * 120], 2, "--socket: '{cwd}/xxx"),
         (

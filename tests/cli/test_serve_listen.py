@@ -153,7 +153,7 @@ def test_without_a_socket_virtfs_is_an_export(serving: Callable[..., Serving], e
     ("arguments", "line"),
     [
         (["--listen", "tcp:0"], "--listen: tcp:127.0.0.1:0: TCP authenticates nobody: every user and program"),
-        (["--listen", "unix:no/such/folder"], "--listen: '{cwd}/no/such/folder' cannot be made: No such file"),
+        (["--listen", "unix:no/such/"], "--listen: '{cwd}/no/such/data.sock' cannot be made: there is no folder"),
         (["--listen", "unix:export"], "--listen: '{cwd}/export' exists, and is not a socket"),
         (["--listen", "unix:a", "--listen", "unix:b"], "--listen: give each of 1 exports without a device one"),
         (["--listen", "unix:a", "--socket", "b"], "--socket: there is no device for it"),

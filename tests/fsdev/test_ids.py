@@ -65,12 +65,19 @@ def test_there_and_back(gaps: list[tuple[int, int, int]], random: object) -> Non
 @pytest.mark.parametrize(
     ("text", "problem"),
     [
-        ("", "'' is no range of ids: write GUEST:HOST:COUNT"),
+        ("", "'' has nothing in it: write GUEST:HOST:COUNT"),
         ("0:0", "'0:0' is no range"),
-        ("0:0:1+", "'' is no range"),
+        ("0:0:1+", "'0:0:1+' has nothing behind its last +: write GUEST:HOST:COUNT, several with + between them"),
+        ("+0:0:1", "'+0:0:1' has nothing before its first +: write"),
+        ("0:0:1++5:5:1", "'0:0:1++5:5:1' has nothing between two +: write"),
         ("a:0:1", "'a:0:1' is no range"),
         ("-1:0:1", "'-1:0:1' is no range"),
-        ("0:0:0", "0:0:0 is no range of ids"),
+        ("0:0:0", "0:0:0 has a count of 0 and maps nobody"),
+        ("0:0:1+5:6:0", "5:6:0 has a count of 0 and maps nobody"),
+        ("010:0:1", "'010:0:1': 010 begins with 0, and ids are decimal: write 10"),
+        ("0:00:1", "'0:00:1': 00 begins with 0, and ids are decimal: write 0"),
+        ("0:0:01", "'0:0:01': 01 begins with 0, and ids are decimal: write 1"),
+        ("9" * 5000 + ":0:1", f"'{'9' * 40}'...: ids are 0 to 4294967294"),
         ("4294967294:0:2", "4294967294:0:2 is no range of ids"),
         ("0:4294967294:2", "0:4294967294:2 is no range of ids"),
         ("0:0:10+9:100:1", "0:0:10 and 9:100:1 overlap: both say what the guest's 9 is"),
@@ -103,6 +110,20 @@ def test_squash() -> None:
 def test_wrong_squash(text: str) -> None:
     with pytest.raises(ConfigError, match="UID or UID:GID"):
         parse_squash("squash", text)
+
+
+@pytest.mark.parametrize(
+    ("text", "problem"),
+    [
+        ("0100", "'0100': 0100 begins with 0, and ids are decimal: write 100"),
+        ("0:007", "'0:007': 007 begins with 0, and ids are decimal: write 7"),
+        ("9" * 5000, f"'{'9' * 40}'...: ids are 0 to 4294967294"),
+    ],
+)
+def test_squash_to_what_is_no_id(text: str, problem: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        parse_squash("squash", text)
+    assert str(caught.value) == f"squash: {problem}"
 
 
 def test_within() -> None:

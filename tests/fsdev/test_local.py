@@ -16,6 +16,7 @@ from pyvirtfs.errors import ConfigError
 from pyvirtfs.fsdev import create
 from pyvirtfs.fsdev.driver import Lock, LockHolder, SetAttributes
 from pyvirtfs.fsdev.local import LocalDriver
+from pyvirtfs.fsdev.registry import check
 from pyvirtfs.memory.buffers import ViewBuffers
 
 
@@ -46,7 +47,9 @@ from pyvirtfs.memory.buffers import ViewBuffers
         ),
         ("path={top},security_model=none,gidmap=0:0:9+8:50:1", "gidmap", ["0:0:9", "8:50:1", "overlap"]),
         ("path={top},security_model=none,throttling.iops-size=1", "throttling.iops-size", ["1 needs a limit"]),
-        ("path={top},security_model=none,pathh=1", "pathh", ["'local'", "no such option"]),
+        ("path={top},security_model=none,pathh=1", "pathh", ["'local'", "no such option; did you mean path?"]),
+        ("path={top},security_model=mapped,fmode=644", "fmode", ["644 is decimal", "write 0644"]),
+        ("path={top},security_model=none,space_hard_limit=1x", "space_hard_limit", ["'1x'", "k, M, G"]),
     ],
 )
 def test_bad_options(tmp_path: Path, no_leak: None, options: str, option: str, words: list[str]) -> None:
@@ -55,6 +58,55 @@ def test_bad_options(tmp_path: Path, no_leak: None, options: str, option: str, w
         create(f"local,{options.format(top=tmp_path)}")
     assert caught.value.option == option
     assert all(word in str(caught.value) for word in words), str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("options", "option"),
+    [
+        ("path=/nowhere", "security_model"),
+        ("path=/nowhere,security_model=none,fmode=0600", "fmode"),
+        ("path=/nowhere,security_model=mapped,uidmap=0:0:1", "uidmap"),
+        ("path=/nowhere,security_model=none,squash=1,gidmap=0:0:1", "squash"),
+        ("path=/nowhere,security_model=none,throttling.bps-total-max=1", "throttling.bps-total-max"),
+        ("path=/nowhere,security_model=none,space_hard_limit=1,space_soft_limit=2", "space_soft_limit"),
+    ],
+)
+def test_contradictions_show_without_a_look_at_the_machine(options: str, option: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        check(f"local,{options}")
+    assert caught.value.option == option
+
+
+def test_what_is_checked_without_a_look_at_the_machine(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither the folder nor privileges."""
+    monkeypatch.setattr("pyvirtfs.fsdev.capabilities.effective_capabilities", lambda: 0)
+    check("local,path=/nowhere,security_model=passthrough,uidmap=0:0:5,space_hard_limit=1G")
+
+
+@pytest.mark.parametrize(
+    ("options", "warning"),
+    [
+        ("security_model=mapped,fmode=0640", "fmode: has no effect with readonly=on: no file is made that would "),
+        ("security_model=mapped,dmode=0", "dmode: has no effect with readonly=on: no folder is made that would "),
+        ("security_model=none,device_nodes=on", "device_nodes: has no effect with readonly=on: no guest makes any"),
+        ("security_model=none,space_hard_limit=1G", "space_hard_limit: has no effect with readonly=on: nobody comes "),
+    ],
+)
+def test_what_has_no_effect_is_told_once(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, options: str, warning: str
+) -> None:
+    create(f"local,path={tmp_path},readonly=on,{options}").close()
+    (message,) = caplog.messages
+    assert message.startswith(warning)
+    caplog.clear()
+    check(f"local,path={tmp_path},readonly=off,{options}")
+    assert caplog.messages == []
+
+
+def test_what_others_generate_is_not_worth_a_word(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    options = "writeout=immediate,device_nodes=off,space_soft_limit=1G,throttling.bps-write=1M,multidevs=remap"
+    create(f"local,path={tmp_path},security_model=none,readonly=on,{options}").close()
+    assert caplog.messages == []
 
 
 def test_bad_arguments(tmp_path: Path, no_leak: None) -> None:

@@ -411,7 +411,7 @@ def test_statfs(limited: Callable[..., Any]) -> None:
     [
         ("space_hard_limit=0", "space_hard_limit: 0 bytes hold nothing"),
         ("space_hard_limit=10,space_soft_limit=11", "space_soft_limit: 11 is above space_hard_limit, which is 10"),
-        ("space_hard_limit=1G", "space_hard_limit: '1G' is not a number"),
+        ("space_hard_limit=1.5G", "space_hard_limit: '1.5G' is not a size"),
     ],
 )
 def test_wrong_limits(root: Path, no_leak: None, options: str, message: str) -> None:

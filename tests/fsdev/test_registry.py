@@ -55,6 +55,36 @@ def test_registered_driver_gets_its_values() -> None:
         registry.create("mine,colour=red")
 
 
+def test_a_check_comes_before_the_driver_is_made() -> None:
+    options = OptionTable("x", (Option(name="size", type="size", default=7),))
+    looked: list[Mapping[str, OptionValue]] = []
+
+    def check(values: Mapping[str, OptionValue]) -> None:
+        looked.append(values)
+        if values["size"] == 1024:
+            raise ConfigError("size", "1024 is odd")
+
+    registry._registered["mine"] = registry.DriverType("mine", factory, options, check=check)
+    registry.check("mine,size=2k")
+    registry.check(parse_fsdev("mine"))
+    assert (looked, seen) == ([{"size": 2048}, {"size": 7}], [])
+    for do in (registry.check, registry.create):
+        with pytest.raises(ConfigError, match="odd"):
+            do("mine,size=1k")
+    assert seen == []
+    registry.create("mine").close()
+    assert seen == [{"size": 7}]
+
+
+def test_check_finds_wrong_names_and_values() -> None:
+    registry.register("mine", factory, options=OptionTable("x", (Option(name="size", type="size"),)))
+    registry.check("mine,size=1G")
+    for wrong, words in (("yours", "no driver 'yours'"), ("mine,sice=1", "did you mean size"), ("mine,size=x", "'x'")):
+        with pytest.raises(ConfigError, match=words):
+            registry.check(wrong)
+    assert seen == []
+
+
 def test_names_are_unique_unless_replaced() -> None:
     with pytest.raises(ConfigError, match="'local'"):
         registry.register("local", factory)

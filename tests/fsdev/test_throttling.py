@@ -45,9 +45,12 @@ def test_nothing_said_is_no_throttle() -> None:
 
 
 def test_what_is_said() -> None:
-    assert parse(
-        bps_read=100, bps_read_max="0x100", bps_read_max_length=3, iops_total=7, iops_size="010"
-    ) == Throttling(bps_read=Limit(100, 256, 3), iops_total=Limit(7), iops_size=8)
+    assert parse(bps_read=100, bps_read_max="0x100", bps_read_max_length=3, iops_total=7, iops_size="8") == Throttling(
+        bps_read=Limit(100, 256, 3), iops_total=Limit(7), iops_size=8
+    )
+    assert parse(bps_total="10M", bps_total_max="0x2000000", iops_read=5, iops_size="64k") == Throttling(
+        bps_total=Limit(10 << 20, 32 << 20), iops_read=Limit(5), iops_size=1 << 16
+    )
     assert parse(bps_total=10**15, bps_total_max=10**15) == Throttling(bps_total=Limit(10**15, 10**15))
 
 
@@ -75,10 +78,12 @@ def test_what_is_said() -> None:
         ({"iops_size": 10**15 + 1, "iops_total": 1}, "iops-size", [str(10**15)]),
         ({"bps_read": 10**15 + 1}, "bps-read", [str(10**15 + 1), f"from 0 to {10**15}"]),
         ({"bps_read": 1, "bps_read_max": 10**15 + 1}, "bps-read-max", ["from 0 to"]),
-        ({"bps_total": "1M"}, "bps-total", ["'1M' is not a number"]),
-        ({"bps_total": "-1"}, "bps-total", ["'-1' is not a number"]),
-        ({"bps_total": "1.5"}, "bps-total", ["'1.5' is not a number"]),
-        ({"bps_total": ""}, "bps-total", ["'' is not a number"]),
+        ({"bps_total": "-1"}, "bps-total", ["'-1' is not a size"]),
+        ({"bps_total": "1.5M"}, "bps-total", ["'1.5M' is not a size", "whole number"]),
+        ({"bps_total": ""}, "bps-total", ["'' is not a size"]),
+        ({"bps_read": "1P"}, "bps-read", [str(1 << 50), f"from 0 to {10**15}"]),
+        ({"iops_total": "1k"}, "iops-total", ["'1k' is not a number", "there is no suffix"]),
+        ({"bps_read": 1, "bps_read_max_length": "2s"}, "bps-read-max-length", ["'2s' is not a", "there is no suffix"]),
         ({"bps": 1}, "bps", ["no such option", "throttling.bps-total"]),
     ],
 )

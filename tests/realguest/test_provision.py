@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import fcntl
 import json
@@ -12,7 +13,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -69,6 +70,35 @@ def test_the_second_time_is_fast_and_takes_no_network(guest_files: GuestFiles) -
     assert re.fullmatch(r"\d+(\.\d+)+", guest_files.qemu_version)
     assert "cloud" not in guest_files.kernel_version
     assert os.path.isdir(os.path.join(guest_files.modules, "kernel"))
+
+
+def on_a_terminal(command: Sequence[str | Path]) -> str:
+    """What it prints there."""
+    ours, theirs = os.openpty()
+    with subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=theirs) as process:
+        os.close(theirs)
+        printed = b""
+        with contextlib.suppress(OSError):  # EIO: it has ended
+            while data := os.read(ours, 65536):
+                printed += data
+    os.close(ours)
+    assert process.returncode == 0
+    return printed.decode().replace("\r\n", "\n")
+
+
+def test_a_person_gets_a_few_lines(guest_files: GuestFiles) -> None:
+    """And JSON, if that is wanted."""
+    told = on_a_terminal([sys.executable, PROVISION])
+    folder, qemu, kernel, *_ = lines = told.splitlines()
+    assert len(lines) == 5
+    home = os.path.dirname(guest_files.kernel)
+    size = re.fullmatch(rf"folder     {re.escape(home)} \((\d+) MB\)", folder)
+    assert size is not None
+    du = int(subprocess.run(["du", "-sk", home], capture_output=True, text=True, check=True).stdout.split()[0])
+    assert abs(int(size[1]) - du * 1024 / 1e6) <= 2
+    assert qemu == f"QEMU       {guest_files.qemu_version}: {guest_files.qemu}"
+    assert kernel == f"kernel     {guest_files.kernel_version}: vmlinuz"
+    assert GuestFiles.from_json(on_a_terminal([sys.executable, PROVISION, "--json"])) == guest_files
 
 
 def test_another_one_is_waited_for(guest_files: GuestFiles, tmp_path: Path, module: ModuleType) -> None:

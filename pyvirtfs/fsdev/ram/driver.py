@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from typing import Final
+from typing import Any, Final
 
 from pyvirtfs.errors import ConfigError
 from pyvirtfs.fsdev.locks import LockTable
@@ -22,18 +22,17 @@ _BYTES_PER_INODE: Final = 16384
 _FEWEST_INODES: Final = 1024
 _MAX_ID: Final = 0xFFFFFFFE
 
-_SIZE: Final = re.compile(r"(?P<number>[0-9]{1,18})(?P<unit>[kKmMgG]?)")
-_UNITS: Final = {"": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30}
 _MODE: Final = re.compile(r"[0-7]{1,5}")
 
 OPTIONS: Final = OptionTable(
     "fsdev driver 'memory'",
     (
-        Option(name="size", default="1G", help="Bytes of content, with a suffix k, m or g if wanted; 0: no limit"),
+        Option(name="size", type="size", default=DEFAULT_SIZE, help="Bytes of content; 0: no limit"),
         Option(
             name="nr_inodes",
-            help="How many files, folders and links there may be, with a suffix k, m or g if wanted; 0: no limit;"
-            " one for each 16k of size if not given",
+            type="size",
+            help="How many files, folders and links there may be, with suffixes as for bytes; 0: no limit; one for each"
+            " 16k of size if not given",
         ),
         Option(name="mode", default="1777", help="Permissions of the root, octal"),
         Option(name="uid", type="number", default=0, help="Owner of the root"),
@@ -44,17 +43,27 @@ OPTIONS: Final = OptionTable(
 )
 
 
-def _parse_amount(option: str, text: str) -> int:
-    found = _SIZE.fullmatch(text)
-    if found is None:
-        raise ConfigError(option, f"{text!r} is not an amount (a number, with k, m or g behind it if wanted)")
-    return int(found["number"]) * _UNITS[found["unit"].lower()]
-
-
 def _parse_mode(text: str) -> int:
     if _MODE.fullmatch(text) is None or int(text, 8) > 0o7777:
         raise ConfigError("mode", f"{text!r} is not a mode (octal, at most 7777)")
     return int(text, 8)
+
+
+def _arguments(values: Mapping[str, OptionValue]) -> dict[str, Any]:
+    """The driver's arguments, from the values of `OPTIONS`."""
+    return {**values, "mode": _parse_mode(str(values["mode"]))}
+
+
+def _check_ranges(*, size: int, nr_inodes: int | None, mode: int, uid: int, gid: int, **_: object) -> None:
+    for option, value, largest in (
+        ("size", size, 1 << 62),
+        ("nr_inodes", nr_inodes or 0, 1 << 62),
+        ("mode", mode, 0o7777),
+        ("uid", uid, _MAX_ID),
+        ("gid", gid, _MAX_ID),
+    ):
+        if not 0 <= value <= largest:
+            raise ConfigError(option, f"{value} is not within 0 and {largest}")
 
 
 class MemoryDriver(MemoryNames, MemoryFiles, MemoryAttributes):
@@ -87,15 +96,7 @@ class MemoryDriver(MemoryNames, MemoryFiles, MemoryAttributes):
         gid: int = 0,
         readonly: bool = False,
     ) -> None:
-        for option, value, largest in (
-            ("size", size, 1 << 62),
-            ("nr_inodes", nr_inodes or 0, 1 << 62),
-            ("mode", mode, 0o7777),
-            ("uid", uid, _MAX_ID),
-            ("gid", gid, _MAX_ID),
-        ):
-            if not 0 <= value <= largest:
-                raise ConfigError(option, f"{value} is not within 0 and {largest}")
+        _check_ranges(size=size, nr_inodes=nr_inodes, mode=mode, uid=uid, gid=gid)
         if nr_inodes is None:
             nr_inodes = max(size // _BYTES_PER_INODE, _FEWEST_INODES) if size else 0
         super().__init__(Space(size, nr_inodes), mode=mode, uid=uid, gid=gid, readonly=readonly)
@@ -103,15 +104,7 @@ class MemoryDriver(MemoryNames, MemoryFiles, MemoryAttributes):
     @classmethod
     def from_options(cls, values: Mapping[str, OptionValue]) -> MemoryDriver:
         """Make one from the values of `OPTIONS`; raises ConfigError."""
-        names = values["nr_inodes"]
-        return cls(
-            size=_parse_amount("size", str(values["size"])),
-            nr_inodes=None if names is None else _parse_amount("nr_inodes", str(names)),
-            mode=_parse_mode(str(values["mode"])),
-            uid=int(values["uid"] or 0),
-            gid=int(values["gid"] or 0),
-            readonly=bool(values["readonly"]),
-        )
+        return cls(**_arguments(values))
 
     def close(self) -> None:
         """See `ExportDriver.close`; the content is gone."""
@@ -125,4 +118,10 @@ class MemoryDriver(MemoryNames, MemoryFiles, MemoryAttributes):
         self._locks = LockTable()
 
 
-DRIVER: Final = DriverType("memory", MemoryDriver.from_options, OPTIONS, "A file system in this process's memory")
+DRIVER: Final = DriverType(
+    "memory",
+    MemoryDriver.from_options,
+    OPTIONS,
+    "A file system in this process's memory",
+    lambda values: _check_ranges(**_arguments(values)),
+)

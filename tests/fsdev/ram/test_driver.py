@@ -40,6 +40,20 @@ def test_options() -> None:
     assert (oct(attributes.mode), attributes.uid, attributes.gid) == ("0o40750", 5, 16)
 
 
+@pytest.mark.parametrize(("text", "nbytes"), [("1t", 1 << 40), ("0x2000", 8192), ("3M", 3 << 20), ("12288b", 12288)])
+def test_sizes(text: str, nbytes: int) -> None:
+    export = Subject(registry.create(f"memory,size={text}"))
+    figures = export.statfs(export.root)
+    assert figures.blocks * figures.bsize == nbytes
+
+
+@pytest.mark.parametrize("options", ["size=0", "size=0k", "size=0,nr_inodes=0"])
+def test_without_limits(options: str) -> None:
+    export = Subject(registry.create(f"memory,{options}"))
+    figures = export.statfs(export.root)
+    assert min(figures.blocks, figures.files) == 1 << 50
+
+
 def test_defaults() -> None:
     export = Subject(registry.create("memory"))
     figures, attributes = export.statfs(export.root), export.attributes(export.root)
@@ -53,12 +67,12 @@ def test_defaults() -> None:
 @pytest.mark.parametrize(
     ("options", "problem"),
     [
-        ("size=1t", "size: '1t' is not an amount"),
-        ("size=", "size: '' is not an amount"),
-        ("size=-1", "size: '-1' is not an amount"),
-        ("size=50%", "size: '50%' is not an amount"),
-        ("size=999999999999999999g", "size: "),
-        ("nr_inodes=many", "nr_inodes: 'many' is not an amount"),
+        ("size=", "size: '' is not a size"),
+        ("size=-1", "size: '-1' is not a size"),
+        ("size=50%", "size: '50%' is not a size"),
+        ("size=999999999999999999g", "size: '999999999999999999g' is more than 9223372036854775807"),
+        ("size=5e", "size: 5764607523034234880 is not within 0 and 4611686018427387904"),
+        ("nr_inodes=many", "nr_inodes: 'many' is not a size"),
         ("mode=rwx", "mode: 'rwx' is not a mode"),
         ("mode=17777", "mode: '17777' is not a mode"),
         ("mode=", "mode: '' is not a mode"),
@@ -73,6 +87,9 @@ def test_mistakes(options: str, problem: str) -> None:
     with pytest.raises(ConfigError) as caught:
         registry.create(f"memory,{options}")
     assert str(caught.value).startswith(problem)
+    with pytest.raises(ConfigError) as checked:
+        registry.check(f"memory,{options}")
+    assert str(checked.value) == str(caught.value)
 
 
 @pytest.mark.parametrize("options", [{"size": -1}, {"nr_inodes": -1}, {"mode": 0o10000}, {"uid": -1}, {"gid": 1 << 32}])
