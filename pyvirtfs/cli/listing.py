@@ -20,21 +20,18 @@ class Row(NamedTuple):
     """Of a symbolic link."""
 
 
-def long_lines(rows: Sequence[Row], *, now: datetime | None = None) -> list[str]:
+class Unknown(NamedTuple):
+    """An object of a listing that can be looked at no further than its folder tells."""
+
+    name: str
+    kind: int = 0
+    """Its type as in st_mode, 0 if not even that is known."""
+
+
+def long_lines(rows: Sequence[Row | Unknown], *, now: datetime | None = None) -> list[str]:
     """What `ls -l` prints for `rows`, numbers for users as `ls -n`."""
     now = now or datetime.now()
-    cells = [
-        (
-            stat.filemode(row.status.st_mode),
-            str(row.status.st_nlink),
-            str(row.status.st_uid),
-            str(row.status.st_gid),
-            _size(row.status),
-            _time(row.status.st_mtime, now),
-            printable(row.name) + (f" -> {printable(row.target)}" if row.target is not None else ""),
-        )
-        for row in rows
-    ]
+    cells = [_known_cells(row, now) if isinstance(row, Row) else _unknown_cells(row) for row in rows]
     widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
     lines = []
     for mode, nlink, uid, gid, size, time, name in cells:
@@ -44,9 +41,26 @@ def long_lines(rows: Sequence[Row], *, now: datetime | None = None) -> list[str]
     return lines
 
 
-def total_line(rows: Iterable[Row]) -> str:
+def _known_cells(row: Row, now: datetime) -> tuple[str, ...]:
+    status = row.status
+    return (
+        stat.filemode(status.st_mode),
+        str(status.st_nlink),
+        str(status.st_uid),
+        str(status.st_gid),
+        _size(status),
+        _time(status.st_mtime, now),
+        printable(row.name) + (f" -> {printable(row.target)}" if row.target is not None else ""),
+    )
+
+
+def _unknown_cells(row: Unknown) -> tuple[str, ...]:
+    return stat.filemode(row.kind)[0] + 9 * "?", "?", "?", "?", "?", f"{'?':>12}", printable(row.name)
+
+
+def total_line(rows: Iterable[Row | Unknown]) -> str:
     """The first line of `ls -l` of a folder: blocks of 1 KiB."""
-    return f"total {sum(row.status.st_blocks for row in rows) // 2}"
+    return f"total {sum(row.status.st_blocks for row in rows if isinstance(row, Row)) // 2}"
 
 
 def stat_lines(row: Row) -> list[str]:
@@ -102,6 +116,11 @@ def human(nbytes: int) -> str:
 def printable(name: str) -> str:
     """A file name without control characters and bytes that are no text, which would play tricks on the terminal."""
     return "".join(character if character.isprintable() else _escape(character) for character in name)
+
+
+def quoted(name: str) -> str:
+    """A file name as it stands inside of a message."""
+    return f"'{printable(name)}'"
 
 
 def _escape(character: str) -> str:

@@ -89,9 +89,12 @@ class Guest:
 def guest_with(settings: DeviceSettings, trace: Callable[[str], None] | None = None) -> Iterator[Guest]:
     """A machine with the device that the command line describes; everything is closed behind the block.
 
+    Inside of it, what the package warns of goes to the standard error, as with all commands.
+
     Raises:
         ConfigError: An option is wrong.
     """
+    from pyvirtfs.cli.logs import logging_to_stderr
     from pyvirtfs.guest import Machine
 
     machine = Machine()
@@ -100,7 +103,7 @@ def guest_with(settings: DeviceSettings, trace: Callable[[str], None] | None = N
         if guest.trace is not None:
             guest.trace(line)
 
-    with settings.open(machine.memory, trace=tell) as device:
+    with logging_to_stderr("text", "warning", 0), settings.open(machine.memory, trace=tell) as device:
         guest = Guest(machine, device)
         guest.trace = trace
         machine.plug(device, settings.slot, settings.function)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import io
+import os
 import shlex
 import sys
 from collections.abc import Callable, Iterable, Iterator
@@ -11,8 +13,9 @@ from typing import TYPE_CHECKING
 import click
 
 from pyvirtfs.cli.devices import DeviceCommand, device_options, only_device
+from pyvirtfs.cli.listing import printable
 from pyvirtfs.cli.session import MSIZE, guest_with
-from pyvirtfs.errors import ConfigError, DeviceError
+from pyvirtfs.errors import ConfigError
 from pyvirtfs.p9.constants import MIN_MSIZE
 
 if TYPE_CHECKING:
@@ -24,6 +27,9 @@ if TYPE_CHECKING:
 
 INTERRUPTED = 130
 """The status of a command that Ctrl-C has ended, as shells have it."""
+
+_SPECIAL = frozenset(" '\"\\;#")
+"""What would have to be quoted, and is left to whoever types it."""
 
 _EPILOG = """\b
 Examples:
@@ -62,7 +68,8 @@ def shell(
     the last command, 0 or 1. Ctrl-C ends a command; a second one ends it even if the device hangs.
     """
     from pyvirtfs.cli.interruption import Interruption
-    from pyvirtfs.cli.shell_commands import Commands, OutputError
+    from pyvirtfs.cli.shell_commands import Commands
+    from pyvirtfs.cli.shell_runner import OutputError
 
     settings = only_device(virtfs, fsdev, device)
     ctrl_c = Interruption()
@@ -79,7 +86,7 @@ def shell(
             set_trace=lambda on: guest.set_trace(_tell if on else None),
             at_once=ctrl_c.at_once,
         )
-        stack.callback(_unmount, commands)
+        stack.callback(commands.close)  # after a Ctrl-C it may be the device that failed
         reader = _Reader(commands, ctrl_c, lambda: guest.remount(channel, msize=msize))
         try:
             return reader.run([line] if line is not None else reader.lines(), interactive=line is None and _is_typed())
@@ -161,13 +168,15 @@ class _Reader:
     def _recover(self) -> None:
         self.ctrl_c.broken = False
         try:
-            self.commands.mount = self.remount()
+            self.commands.remounted(self.remount())
         except KeyboardInterrupt:
             self.ctrl_c.broken = True
             raise
 
     def lines(self) -> Iterator[str]:
         """What is typed, with a prompt, a history and completion; or the lines of the standard input."""
+        if isinstance(sys.stdin, io.TextIOWrapper):
+            sys.stdin.reconfigure(errors="surrogateescape")  # names are bytes, be they text or not
         if not _is_typed():
             yield from sys.stdin or ()
             return
@@ -175,7 +184,7 @@ class _Reader:
         click.echo("A guest with the mount that 'mount' shows. 'help' lists the commands, 'exit' or Ctrl-D leaves.")
         while True:
             try:
-                yield input(f"{self.commands.cwd}$ ")
+                yield input(f"{printable(self.commands.cwd)}$ ")
             except EOFError:
                 click.echo()
                 return
@@ -196,34 +205,49 @@ def _shown_interrupt() -> str:
     return "" if termios.tcgetattr(sys.stdin.fileno())[3] & both == both else "^C"
 
 
-def _unmount(commands: Commands) -> None:
-    with contextlib.suppress(DeviceError, OSError):  # after a Ctrl-C it may be what failed
-        commands.mount.umount()
-
-
 def _prepare_readline(commands: Commands, ctrl_c: Interruption) -> None:
     """Complete names of commands, guest's files, and nothing of the host's."""
     try:
         import readline
     except ImportError:  # a Python without it still reads lines
         return
-    from pyvirtfs.cli.shell_commands import COMMANDS
 
     def complete(text: str, state: int) -> str | None:
-        if readline.get_begidx() == 0:
-            candidates = [f"{name} " for name in COMMANDS]
-        else:
-            folder, slash, _ = text.rpartition("/")
-            candidates = []
-            with contextlib.suppress(OSError), ctrl_c.deferred():
-                for entry in commands.path(folder + slash or ".").iterdir():
-                    candidates.append(f"{folder}{slash}{entry.name}{'/' if entry.is_dir() else ' '}")
-        matches = sorted(name for name in candidates if name.startswith(text))
+        words = readline.get_line_buffer()[: readline.get_begidx()].rpartition(";")[2].split()
+        matches: list[str] = []
+        with contextlib.suppress(OSError), ctrl_c.deferred():
+            matches = completions(commands, words, text)
         return matches[state] if state < len(matches) else None
 
     readline.set_completer_delims(" \t\n;")
     readline.set_completer(complete)
     readline.parse_and_bind("tab: complete")
+
+
+def completions(commands: Commands, words: list[str], text: str) -> list[str]:
+    """What the last word of a line may become: a command, or a file of the guest's.
+
+    Args:
+        commands: Knows the guest's files.
+        words: The words before it.
+        text: What there is of it.
+
+    Raises:
+        OSError: Its folder cannot be listed.
+    """
+    from pyvirtfs.cli.shell_commands import COMMANDS
+    from pyvirtfs.p9.constants import DT_DIR, DT_LNK
+
+    if not words or words == ["help"]:
+        return sorted(f"{name} " for name in COMMANDS if name.startswith(text))
+    folder, slash, _ = text.rpartition("/")
+    names = []
+    for entry in commands.path(folder + slash or ".").scandir():
+        name = f"{folder}{slash}{os.fsdecode(entry.name)}"
+        if name.startswith(text) and name.isprintable() and not _SPECIAL & set(name):
+            is_folder = entry.type == DT_DIR or (entry.type in {0, DT_LNK} and commands.path(name).is_dir())
+            names.append(f"{name}{'/' if is_folder else ' '}")
+    return sorted(names)
 
 
 def _progress() -> Progress:

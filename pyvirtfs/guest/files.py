@@ -13,7 +13,7 @@ from typing import IO, TYPE_CHECKING, Any, TypeVar
 
 from pyvirtfs.guest.file import GuestFile
 from pyvirtfs.guest.globbing import ANYTHING_BELOW, kind_of, parse_pattern, select
-from pyvirtfs.guest.mount import refuse
+from pyvirtfs.guest.mount import MAX_STRING, check_names, refuse
 from pyvirtfs.guest.paths import PureGuestPath, Segment
 from pyvirtfs.guest.stat import NANOSECONDS, stat_result, statvfs_result
 from pyvirtfs.p9 import constants as c
@@ -229,23 +229,28 @@ class GuestPath(PureGuestPath):
             on_error: Called with the error of a folder that cannot be listed, which is left out; it may raise.
             follow_symlinks: Whether a link to a folder counts as a folder.
         """
-        folders: list[str] = []
-        files: list[str] = []
-        try:
-            for entry in self.scandir():
-                path = self / entry.name
-                is_folder = path.is_dir() if follow_symlinks else kind_of(entry, path) == c.DT_DIR
-                (folders if is_folder else files).append(path.name)
-        except OSError as error:
-            if on_error is not None:
-                on_error(error)
-            return
-        if top_down:
-            yield self, folders, files
-        for name in folders:
-            yield from (self / name).walk(top_down, on_error, follow_symlinks)
-        if not top_down:
-            yield self, folders, files
+        pending: list[GuestPath | tuple[GuestPath, list[str], list[str]]] = [self]
+        while pending:  # a tree may be deeper than Python calls functions
+            folder = pending.pop()
+            if isinstance(folder, tuple):
+                yield folder
+                continue
+            folders: list[str] = []
+            files: list[str] = []
+            try:
+                for entry in folder.scandir():
+                    path = folder / entry.name
+                    is_folder = path.is_dir() if follow_symlinks else kind_of(entry, path) == c.DT_DIR
+                    (folders if is_folder else files).append(path.name)
+            except OSError as error:
+                if on_error is not None:
+                    on_error(error)
+                continue
+            if top_down:
+                yield folder, folders, files
+            else:
+                pending.append((folder, folders, files))
+            pending += [folder / name for name in reversed(folders)]
 
     def mkdir(self, mode: int = 0o777, parents: bool = False, exist_ok: bool = False) -> None:
         """Create a folder. Raises OSError."""
@@ -257,11 +262,23 @@ class GuestPath(PureGuestPath):
         except FileNotFoundError:
             if not parents or not self.names:
                 raise
-            self.parent.mkdir(parents=True, exist_ok=True)
+            self._make_parents()
             self.mkdir(mode, exist_ok=exist_ok)
         except OSError:
             if not exist_ok or not self.is_dir():
                 raise
+
+    def _make_parents(self) -> None:
+        """Create the folders above it that are missing, however many."""
+        missing = [self.parent]
+        while missing:
+            try:
+                missing[-1].mkdir(exist_ok=True)
+                missing.pop()
+            except FileNotFoundError:
+                if not missing[-1].names:
+                    raise
+                missing.append(missing[-1].parent)
 
     def rmdir(self) -> None:
         """Remove an empty folder. Raises OSError."""
@@ -294,6 +311,8 @@ class GuestPath(PureGuestPath):
         """Make it a symbolic link to `target`. Raises OSError."""
         raw = bytes(target) if isinstance(target, PureGuestPath) else os.fsencode(target)
         with self._naming(os.fsdecode(raw), self), self._folder() as fid:
+            if len(raw) > MAX_STRING:
+                refuse(errno.ENAMETOOLONG)
             gid, _ = self.mount.creation_gid(fid)
             self._run(self._client.symlink(fid, self._last(errno.EEXIST), raw, gid))
 
@@ -488,8 +507,7 @@ class GuestPath(PureGuestPath):
         """The last name; OSError with this errno if it is the root's or ``..``, which nobody can give or take away."""
         if not self.names or self.names[-1] == b"..":
             refuse(refusal)
-        if b"\0" in self.names[-1]:
-            raise ValueError("embedded null byte")
+        check_names(self.names[-1:])
         return self.names[-1]
 
     def _other(self, other: Segment) -> GuestPath:

@@ -28,6 +28,14 @@ MAX_LINKS = 40
 """Symbolic links in one path, as on Linux."""
 
 
+MAX_STRING = (1 << 16) - 1
+"""Bytes of a string of 9P."""
+
+
+_WALK_NBYTES = 17 + 2 * c.MAX_WALK_NAMES
+"""Bytes of a Twalk without its names."""
+
+
 class LookedUp(NamedTuple):
     """How far a path exists."""
 
@@ -70,7 +78,8 @@ class Mount:
         self.gid = gid
         self.umask = umask
         self._parent = parent
-        self._users: list[Mount] = []
+        self.users: list[Mount] = []
+        """Other users' views that were made from this one."""
         if uid is None:
             self.root_fid = session.attach(uname=b"nobody")
         else:
@@ -99,18 +108,19 @@ class Mount:
         """The same export as another user sees it: a further attach. Raises OSError."""
         gid, umask = uid if gid is None else gid, self.umask if umask is None else umask
         user = Mount(self.session, uid=uid, gid=gid, umask=umask, parent=self)
-        self._users.append(user)
+        self.users.append(user)
         return user
 
     def umount(self) -> None:
         """Give up the roots of this user and of those made from it. The channel stays up."""
-        for user in self._users:
-            user.umount()
-        self._users.clear()
+        while self.users:
+            self.users[-1].umount()
         if self.root_fid != c.NOFID:
             fid, self.root_fid = self.root_fid, c.NOFID
             if self._parent is None:
                 self.session.channel.in_use = False
+            else:
+                self._parent.users.remove(self)
             self.session.clunk(fid)
 
     def __enter__(self) -> Self:
@@ -159,18 +169,20 @@ class Mount:
             follow: Whether a symbolic link at the very end is followed.
 
         Raises:
-            OSError: What the server answers when a link is read.
+            OSError: ENAMETOOLONG for a name that fits in no message; what the server answers when a link is read.
             ValueError: A name holds a NUL.
         """
-        if any(b"\0" in name for name in names):
-            raise ValueError("embedded null byte")
+        check_names(names)
         session, pending = self.session, list(names)
         at, kind, links = self.root_fid, c.QTDIR, 0
         real: list[bytes] = []
         error: OSError | None = None
+        room = session.msize - _WALK_NBYTES
         try:
             while pending:
                 step = pending[: c.MAX_WALK_NAMES]
+                while len(step) > 1 and sum(map(len, step)) > room:
+                    step.pop()
                 try:
                     fid, qids = session.try_walk(at, step)
                 except OSError as refused:
@@ -302,6 +314,20 @@ def mount(
     mounted = Mount(Session(channel, msize=msize), uid=uid, gid=gid, umask=umask)
     channel.in_use = True
     return mounted
+
+
+def check_names(names: Iterable[bytes]) -> None:
+    """Refuse what is no name, before it is sent.
+
+    Raises:
+        OSError: ENAMETOOLONG, if it is longer than strings of 9P may be (intro(5)).
+        ValueError: A name holds a NUL.
+    """
+    for name in names:
+        if b"\0" in name:
+            raise ValueError("embedded null byte")
+        if len(name) > MAX_STRING:
+            refuse(errno.ENAMETOOLONG)
 
 
 def refuse(number: int) -> NoReturn:

@@ -89,10 +89,14 @@ class Session:
             kick: See `Channel.submit`.
 
         Raises:
+            OSError: ENAMETOOLONG, if the request exceeds msize, for which only names and targets can be the reason.
             DeviceError: If the session is over, or see `Channel.submit`.
         """
         if self.channel.epoch != self._epoch:
             raise DeviceError("the session is over: the device was reset or mounted anew")
+        if len(call.request) + len(call.payload) > self.client.msize:
+            call.cancel()
+            raise OSError(errno.ENAMETOOLONG, os.strerror(errno.ENAMETOOLONG))
         self.counts[call.name] += 1
         room = self.msize if self.channel.shapes.msize_replies else call.reply_size
         if lent is None:

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pyvirtfs.cli.listing import Row, df_lines, human, long_lines, printable, stat_lines, total_line
+from pyvirtfs.cli.listing import Row, Unknown, df_lines, human, long_lines, printable, quoted, stat_lines, total_line
 
 
 def status(**fields: int) -> os.stat_result:
@@ -53,6 +53,18 @@ def test_columns_line_up() -> None:
         "crw-rw-rw-  1 0    0   1, 3 Jun  1 09:00 null",
         "lrwxrwxrwx  1 0    0      0 Jun  1 09:00 link -> target",
     ]
+
+
+def test_what_is_not_known() -> None:
+    rows: list[Row | Unknown] = [Row("a", status(size=5, mtime=at(2024, 6, 1, 9), blocks=8))]
+    rows += [Unknown("b", stat.S_IFDIR), Unknown("c\n")]
+    assert long_lines(rows, now=NOW) == [
+        "-rw-r--r-- 1 0 0 5 Jun  1 09:00 a",
+        "d????????? ? ? ? ?            ? b",
+        "?????????? ? ? ? ?            ? c\\x0a",
+    ]
+    assert total_line(rows) == "total 4"
+    assert quoted("c\n") == "'c\\x0a'"
 
 
 def test_times_beyond_the_calendar() -> None:

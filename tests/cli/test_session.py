@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 
 import pytest
@@ -73,3 +74,10 @@ def test_a_function_that_nobody_finds(export: Path) -> None:
     hidden = DeviceSettings(fsdev=settings(export).fsdev, mount_tag="tag", slot=6, function=1)
     with guest_with(hidden) as guest, pytest.raises(DeviceError, match="no virtio device 9"):
         guest.find()
+
+
+def test_warnings_look_as_with_all_commands(export: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with guest_with(settings(export)):
+        logging.getLogger("pyvirtfs.fsdev").warning("something is odd")
+        logging.getLogger("pyvirtfs.fsdev").info("something is as always")
+    assert capsys.readouterr().err == "pyvirtfs: warning: something is odd\n"

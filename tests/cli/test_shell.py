@@ -1,13 +1,18 @@
 from __future__ import annotations
 
+import io
 import re
 import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from pyvirtfs.cli.shell import split
+from pyvirtfs.cli.main import main
+from pyvirtfs.cli.shell import completions, split
+from pyvirtfs.cli.shell_commands import COMMANDS, Commands
+from pyvirtfs.testing import pair
 
 Run = Callable[..., "subprocess.CompletedProcess[str]"]
 
@@ -142,3 +147,43 @@ def test_bad_options_are_one_line_and_status_2(device: str, line: str, run: Run,
     answer = run("shell", "-virtfs", device.format(export), "-c", "ls")
     assert (answer.stdout, answer.returncode) == ("", 2)
     assert re.fullmatch(f"pyvirtfs: {line}\n", answer.stderr), answer.stderr
+
+
+@pytest.mark.parametrize(
+    ("words", "text", "found"),
+    [
+        ([], "trun", ["truncate "]),
+        ([], "s", ["stat ", "su ", "sync "]),
+        (["help"], "umas", ["umask "]),
+        (["ls"], "", ["file ", "folder/", "f\u00fcr ", "to_file ", "to_folder/"]),
+        (["ls"], "fo", ["folder/"]),
+        (["ls"], "folder/", ["folder/in "]),
+        (["ls"], "/to", ["/to_file ", "/to_folder/"]),
+        (["chown", "-h", "1"], "../fi", ["../file "]),
+        (["ls"], "nothing", []),
+    ],
+)
+def test_completion(words: list[str], text: str, found: list[str], export: Path) -> None:
+    for name in ("file", "f\u00fcr", "a b", "a'b", "a\nb", "a\udcffb", "a;b"):
+        (export / name).touch()
+    (export / "folder").mkdir()
+    (export / "folder" / "in").touch()
+    (export / "to_file").symlink_to("file")
+    (export / "to_folder").symlink_to("folder")
+    (export / "dangling;").symlink_to("nothing")
+    with pair(f"local,path={export},security_model=none") as both:
+        commands = Commands(both.mount, "", echo=print, complain=print, binary=io.BytesIO(), set_trace=lambda _: None)
+        assert completions(commands, words, text) == found
+        with pytest.raises(FileNotFoundError):
+            completions(commands, ["ls"], "none/")
+    assert "truncate" in COMMANDS
+
+
+def test_names_that_are_no_text_on_the_input(
+    export: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"touch \xff\xfe\nls\ncat \xfd\n"), "utf-8"))
+    assert main(["shell", "-virtfs", f"local,path={export},mount_tag=tag,security_model=none"]) == 1
+    told = capsys.readouterr()
+    assert (told.out, told.err) == ("\\xff\\xfe\n", "cat: \\xfd: No such file or directory\n")
+    assert [bytes(path) for path in export.iterdir()] == [bytes(export) + b"/\xff\xfe"]

@@ -1,7 +1,9 @@
 from __future__ import annotations
 
 import errno
+import inspect
 import os
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -365,3 +367,28 @@ def test_the_root_has_no_name(root: GuestPath, act: Callable[[GuestPath], Any], 
         act(root)
     assert caught.value.errno == number
     root.mkdir(exist_ok=True)
+
+
+def test_trees_deeper_than_python_calls(export: Path) -> None:
+    before = sys.getrecursionlimit()
+    with pair(f"local,path={export},security_model=none") as both:
+        top = both.mount.path("d")
+        sys.setrecursionlimit(len(inspect.stack(0)) + 100)
+        try:
+            top.joinpath(*(["d"] * 119)).mkdir(parents=True)
+            folders = [len(folder.names) for folder, _, _ in top.walk()]
+            upwards = [len(folder.names) for folder, _, _ in top.walk(top_down=False)]
+        finally:
+            sys.setrecursionlimit(before)
+    assert folders == list(range(1, 121))
+    assert upwards == folders[::-1]
+
+
+def test_targets_of_links_have_an_end(export: Path) -> None:
+    with pair(f"local,path={export},security_model=none", msize=8192) as both:
+        for nbytes in (9000, 65535, 65536):
+            with pytest.raises(OSError, match="too long") as caught:
+                both.mount.path("link").symlink_to("x" * nbytes)
+            assert caught.value.errno == errno.ENAMETOOLONG
+        assert both.session.client.fids == {both.mount.root_fid}
+        assert both.mount.path("file").exists()

@@ -37,6 +37,16 @@ def test_users_are_further_attaches(both: Pair) -> None:
     both.mount.umount()
 
 
+def test_a_user_who_left_is_forgotten(both: Pair) -> None:
+    one, two = both.mount.as_user(1000), both.mount.as_user(1001)
+    below = one.as_user(1002)
+    one.umount()
+    one.umount()
+    assert both.mount.users == [two]
+    assert below.root_fid == c.NOFID
+    assert both.session.client.fids == {both.mount.root_fid, two.root_fid}
+
+
 def test_leaving_the_context_unmounts(both: Pair) -> None:
     with both.mount as mount:
         assert mount.root_fid in both.session.client.fids
@@ -70,6 +80,34 @@ def test_links_anywhere_on_the_way(both: Pair, export: Path) -> None:
         assert both.mount.getattr(fid).size == 1
     with both.mount.fid(names, follow=False) as fid:
         assert both.mount.getattr(fid).qid.is_symlink
+    assert both.session.client.fids == {both.mount.root_fid}
+
+
+def test_a_walk_fits_in_a_message(export: Path) -> None:
+    """16 names of 255 bytes are more than the smallest msize."""
+    names = [b"x" * 255] * 17
+    with pair(f"local,path={export},security_model=none", msize=4096) as both:
+        both.mount.path(b"/".join(names)).mkdir(parents=True)
+        both.session.counts.clear()
+        with both.mount.fid(names) as fid:
+            assert both.mount.getattr(fid).qid.is_directory
+        assert both.session.counts["Twalk"] == 2
+        with pytest.raises(OSError, match="too long") as caught:
+            both.mount.resolve([b"x" * 5000])  # for which a message of this size has no room
+        assert caught.value.errno == errno.ENAMETOOLONG
+        assert both.session.client.fids == {both.mount.root_fid}
+        assert both.mount.path().exists()
+
+
+@pytest.mark.parametrize("nbytes", [65536, 1 << 20])
+def test_names_longer_than_strings_of_9p(both: Pair, nbytes: int) -> None:
+    name = b"x" * nbytes
+    path = both.mount.path(b"folder", name)
+    both.mount.path(b"folder").mkdir()
+    for act in (path.stat, path.mkdir, path.unlink, path.touch, lambda: path.symlink_to("x"), path.readlink):
+        with pytest.raises(OSError, match="too long") as caught:
+            act()
+        assert caught.value.errno == errno.ENAMETOOLONG
     assert both.session.client.fids == {both.mount.root_fid}
 
 
