@@ -85,7 +85,7 @@ class MemoryFiles(MemoryCore):
         inode = file.inode
         content = inode.content
         if content is None:
-            fail(errno.EISDIR)
+            fail(errno.EISDIR if offset + buffers.nbytes <= MAX_SIZE else errno.EINVAL)
         if file.flags & os.O_ACCMODE not in _READING:
             fail(errno.EBADF)
         if offset + buffers.nbytes > MAX_SIZE:
@@ -109,10 +109,10 @@ class MemoryFiles(MemoryCore):
         if content is None or file.flags & os.O_ACCMODE not in _WRITING:
             fail(errno.EBADF)
         nbytes = buffers.nbytes
-        if offset + nbytes > MAX_SIZE:
-            fail(errno.EINVAL if offset <= MAX_SIZE else errno.EFBIG)  # as pwritev(2), and `Buffers.pwritev`
         if not nbytes:
             return 0
+        if offset + nbytes > MAX_SIZE:
+            fail(errno.EINVAL if offset <= MAX_SIZE else errno.EFBIG)  # as pwritev(2), and `Buffers.pwritev`
         done = content.write(content.size if file.flags & os.O_APPEND else offset, buffers)
         inode.changed()
         if file.clears_set_ids:
