@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import calendar
 import errno
 import os
 import stat
@@ -10,6 +9,7 @@ import zipfile
 import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 
 from pyvirtfs.errors import ConfigError
 from pyvirtfs.fsdev import Attributes, DriverType, EntryFields, ExportDriver, Option, OptionTable, Qid, StatFs, Walk
@@ -38,6 +38,14 @@ class Node:
 
 def refuse(code: int) -> OSError:
     return OSError(code, os.strerror(code))
+
+
+def modified(info: zipfile.ZipInfo) -> int:
+    """In seconds since the epoch; 0 for what is no date, as programs leave it that do not want to tell one."""
+    try:
+        return int(datetime(*info.date_time, tzinfo=UTC).timestamp())
+    except ValueError:
+        return 0
 
 
 class ZipDriver(ExportDriver[Node, Node | bytes]):
@@ -87,11 +95,7 @@ class ZipDriver(ExportDriver[Node, Node | bytes]):
     def getattr(self, node: Node) -> tuple[Qid, Attributes]:
         mode, size, when = stat.S_IFDIR | 0o555, 0, 0
         if node.info is not None and not node.is_folder:
-            mode, size, when = (
-                stat.S_IFREG | 0o444,
-                node.info.file_size,
-                calendar.timegm((*node.info.date_time, 0, 0, 0)),
-            )
+            mode, size, when = stat.S_IFREG | 0o444, node.info.file_size, modified(node.info)
         times = (when, 0) * 4
         return node.qid, Attributes(1, 0, 0, mode, node.number, size, (size + 511) // 512, *times, 0, 0, 0, 1)
 

@@ -28,11 +28,11 @@ from pyvirtfs.fsdev.driver import Attributes, Qid
 from pyvirtfs.fsdev.entries import PATH_FLAGS, WRITE_STEP, Entry, Node
 from pyvirtfs.fsdev.local_core import LocalFile, fail
 from pyvirtfs.fsdev.local_files import FILE_FLAGS, LocalFiles
+from pyvirtfs.fsdev.set_ids import GROUP_RUNS, without_group_privilege
 from pyvirtfs.syscalls import fstatfs, reopen
 
 _PERMISSIONS: Final = 0o777
 _MODE: Final = 0o7777
-_GROUP_RUNS: Final = stat.S_ISGID | stat.S_IXGRP
 _CREATE_FLAGS: Final = os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NOCTTY
 _ATTEMPTS: Final = 16
 """How often a file may vanish or appear between two looks at it before `create` gives up."""
@@ -76,7 +76,7 @@ class LocalCreate(LocalFiles):
         """Create and open a file that is not there yet."""
         table = self._table
         table.check_room(2)
-        if uid and mode & _GROUP_RUNS == _GROUP_RUNS:
+        if uid and mode & GROUP_RUNS == GROUP_RUNS:
             mode = self._without_group_privilege(parent, mode)
         host_mode = mode & _PERMISSIONS if self._file_mode is None else self._file_mode
         fd = os.open(name, flags & FILE_FLAGS & ~os.O_TRUNC | _CREATE_FLAGS, host_mode, dir_fd=parent.fd)
@@ -141,9 +141,9 @@ class LocalCreate(LocalFiles):
             if major > _MAX_MAJOR or minor > _MAX_MINOR:
                 fail(errno.EINVAL)
             device = os.makedev(major, minor)
+        if uid and mode & GROUP_RUNS == GROUP_RUNS:
+            mode = self._without_group_privilege(directory.entry, mode)
         if kind == stat.S_IFREG or (kind in _SPECIAL and self._model.mapped):
-            if uid and mode & _GROUP_RUNS == _GROUP_RUNS:
-                mode = self._without_group_privilege(directory.entry, mode)
             return self._make_file(directory.entry, name, kind | mode & _MODE, uid, gid, device=device)
         if kind not in _SPECIAL:
             fail(errno.EPERM if kind == stat.S_IFDIR else errno.EINVAL)
@@ -151,14 +151,10 @@ class LocalCreate(LocalFiles):
         return self._finish(directory.entry, name, kind | mode & _MODE, uid, gid, device=device)
 
     def _without_group_privilege(self, parent: Entry, mode: int) -> int:
-        """What Linux makes of the mode of a new file in a folder that gives its group away (inode_init_owner).
-
-        Whoever is not of that group must not get a program that runs as the group. The server does not know the groups
-        of the guest's users, so this holds for all but root.
-        """
+        """See `without_group_privilege`, of the modes that the guest sees."""
         fields = self._table.stat(parent.fd)
         presented = fields if self._presenter is None else self._presenter(parent, fields)
-        return mode & ~stat.S_ISGID if presented.mode & stat.S_ISGID else mode
+        return without_group_privilege(mode, presented.mode)
 
     # --- the steps behind the creation ---
 

@@ -117,7 +117,7 @@ class LocalFiles(LocalCore):
     def write(self, file: LocalFile, offset: int, buffers: Buffers) -> int:
         """See `ExportDriver.write`; the bytes go from `buffers` into the page cache."""
         if not buffers.nbytes:
-            return 0
+            return self._write_nothing(file)
         entry = file.entry
         if file.clears_set_ids:
             self._clear_set_ids(entry)
@@ -127,6 +127,12 @@ class LocalFiles(LocalCore):
             with contextlib.suppress(OSError):  # the bytes are written; a disk error shows at fsync
                 sync_file_range(file.fd, offset, done, _START_WRITING)
         return done
+
+    @staticmethod
+    def _write_nothing(file: LocalFile) -> int:
+        """Write no bytes; EBADF if there could not be any, as write(2)."""
+        writable = file.entry.kind == stat.S_IFREG and file.flags & os.O_ACCMODE in {os.O_WRONLY, os.O_RDWR}
+        return 0 if writable else fail(errno.EBADF)
 
     def fsync(self, file: LocalFile, *, datasync: bool) -> None:
         """See `ExportDriver.fsync`."""

@@ -157,7 +157,7 @@ class LocalSpace(LocalCreate, LocalNames, LocalAttributes):
         """See `ExportDriver.write`; fewer bytes than asked for are written where the limit is in the way."""
         nbytes = buffers.nbytes
         if not nbytes:
-            return 0
+            return self._write_nothing(file)
         limits = self._limits
         found = self._table.stat(file.fd)
         # It takes no more than its own length, and what else is in its first and its last block.

@@ -80,6 +80,22 @@ def test_what_a_guest_sees(module: ModuleType, archive: Path) -> None:
             path("folder/file").write_text("y")
 
 
+def test_dates_that_are_none(module: ModuleType, archive: Path) -> None:
+    data = bytearray(archive.read_bytes())
+    dates = {"README": 0, "folder/file": 0xFFFFFFFF, "folder/large": 0x5A21_0001}  # the last: 2025-01-01 00:00:02
+    at = 0
+    while (at := data.find(b"PK\x01\x02", at)) >= 0:  # the entries of the directory: time, date at byte 12
+        name = data[at + 46 : at + 46 + struct.unpack_from("<H", data, at + 28)[0]].decode()
+        if name in dates:
+            struct.pack_into("<I", data, at + 12, dates[name])
+        at += 46
+    archive.write_bytes(data)
+    with pair(module.ZipDriver({"file": archive})) as both:
+        found = {name: both.mount.path(name).stat().st_mtime for name in dates}
+    assert found == {"README": 0, "folder/file": 0, "folder/large": 1735689602}
+    assert check_driver(lambda: module.ZipDriver({"file": archive})).passed
+
+
 def test_a_damaged_file_is_an_io_error(module: ModuleType, archive: Path) -> None:
     data = bytearray(archive.read_bytes())
     with zipfile.ZipFile(archive) as opened:

@@ -40,6 +40,21 @@ def tree(root: Path) -> None:
     os.symlink("file", root / "link")
 
 
+def test_writing_no_bytes(driver: LocalDriver, at: At) -> None:
+    for flags, writable in ((os.O_RDONLY, False), (os.O_WRONLY, True), (os.O_RDWR, True), (os.O_ACCMODE, False)):
+        file, _ = driver.open(at(b"file"), flags, 0)
+        if writable:
+            assert write(driver, file, 0, b"") == 0
+        else:
+            with pytest.raises(OSError, match="Bad file"):
+                write(driver, file, 0, b"")
+        driver.close_file(file)
+    folder, _ = driver.open(at(b"folder"), os.O_RDWR, 0)  # folders are opened for reading, whatever is asked for
+    with pytest.raises(OSError, match="Bad file"):
+        write(driver, folder, 0, b"")
+    driver.close_file(folder)
+
+
 def test_read_and_write(driver: LocalDriver, at: At, root: Path) -> None:
     file, qid = driver.open(at(b"file"), os.O_RDWR, 0)
     assert qid.path == (root / "file").stat().st_ino

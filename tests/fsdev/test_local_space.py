@@ -105,6 +105,18 @@ def test_writing_ends_at_the_limit(limited: Callable[..., Any], root: Path, mode
     driver.release(node)
 
 
+def test_writing_no_bytes(limited: Callable[..., Any]) -> None:
+    driver, top = limited(1 << 20)
+    node, file, _ = driver.create(top, b"file", os.O_WRONLY, 0o600, 0, 0)
+    assert write(driver, file, 0, b"") == 0
+    driver.close_file(file)
+    file, _ = driver.open(node, os.O_RDONLY, 0)
+    with pytest.raises(OSError, match="Bad file"):
+        write(driver, file, 0, b"")
+    driver.close_file(file)
+    driver.release(node)
+
+
 def test_nothing_can_be_made_when_it_is_full(limited: Callable[..., Any], root: Path) -> None:
     (root / "old").write_bytes(b"x" * 64 * KIB)
     driver, top = limited(du(root))

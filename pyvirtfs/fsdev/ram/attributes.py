@@ -87,12 +87,16 @@ class MemoryAttributes(MemoryCore):
     # --- extended attributes ---
 
     @staticmethod
-    def _check_xattr(inode: Inode, name: bytes, other_kind: int) -> None:
-        """What xattr(7) says of names: user attributes of files and folders."""
-        if not name.startswith(_USER):
+    def _check_xattr(inode: Inode, name: bytes, other_kind: int, flags: int = 0, nbytes: int = 0) -> None:
+        """What xattr(7) says of names, user attributes of files and folders, and of the rest, in Linux's order."""
+        if not name.startswith(_USER) or b"\0" in name:
             fail(errno.EOPNOTSUPP)
+        if flags & ~(os.XATTR_CREATE | os.XATTR_REPLACE):
+            fail(errno.EINVAL)
         if len(name) > _XATTR_NAME_MAX:
             fail(errno.ERANGE)
+        if nbytes > _XATTR_SIZE_MAX:
+            fail(errno.E2BIG)
         if inode.kind not in _WITH_XATTRS:
             fail(other_kind)
         if name == _USER:
@@ -116,11 +120,7 @@ class MemoryAttributes(MemoryCore):
         del uid
         self._check_writable()
         inode = node.inode
-        self._check_xattr(inode, name, errno.EPERM)
-        if flags & ~(os.XATTR_CREATE | os.XATTR_REPLACE):
-            fail(errno.EINVAL)
-        if len(value) > _XATTR_SIZE_MAX:
-            fail(errno.E2BIG)
+        self._check_xattr(inode, name, errno.EPERM, flags, len(value))
         known = inode.xattrs
         if name in known and flags & os.XATTR_CREATE:
             fail(errno.EEXIST)

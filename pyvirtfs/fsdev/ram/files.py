@@ -10,16 +10,20 @@ from itertools import islice
 from typing import Final
 
 from pyvirtfs.fsdev.driver import QID_DIRECTORY, EntryFields, Qid
+from pyvirtfs.fsdev.ram.content import MAX_SIZE
 from pyvirtfs.fsdev.ram.core import MemoryCore, MemoryFile, fail
 from pyvirtfs.fsdev.ram.inodes import Inode, Link
+from pyvirtfs.fsdev.set_ids import without_group_privilege
 from pyvirtfs.memory.buffers import Buffers
 
 _WRITE_FLAGS: Final = os.O_WRONLY | os.O_RDWR | os.O_TRUNC | os.O_APPEND
-_END: Final = 1 << 63
+_READING: Final = frozenset({os.O_RDONLY, os.O_RDWR})
+_WRITING: Final = frozenset({os.O_WRONLY, os.O_RDWR})
+"""Of the access modes. The fourth, O_WRONLY | O_RDWR, is for ioctl(2) only (open(2))."""
 _BATCH: Final = 1024
 """Entries."""
 _DAY: Final = 86_400_000_000_000
-"""In ns; an access time may be as old if nothing was written since (relatime of mount(8))."""
+"""In ns; an access time may be as old if nothing was changed since."""
 _DT_DIR: Final = 4
 
 
@@ -54,7 +58,10 @@ class MemoryFiles(MemoryCore):
         self._check_writable()
         link = self._look_up(directory.inode, name)
         if link is None:
-            link = self._place(directory.inode, name, self._new_inode(stat.S_IFREG | mode & 0o7777, uid, gid))
+            mode = stat.S_IFREG | mode & 0o7777
+            if uid:
+                mode = without_group_privilege(mode, directory.inode.mode)
+            link = self._place(directory.inode, name, self._new_inode(mode, uid, gid))
             flags &= ~os.O_TRUNC  # nothing to cut off, so it keeps its set-id bits
         else:
             if flags & os.O_EXCL:
@@ -78,27 +85,34 @@ class MemoryFiles(MemoryCore):
         inode = file.inode
         content = inode.content
         if content is None:
-            fail(errno.EISDIR)
-        if file.flags & os.O_ACCMODE == os.O_WRONLY:
+            fail(errno.EISDIR if offset + buffers.nbytes <= MAX_SIZE else errno.EINVAL)
+        if file.flags & os.O_ACCMODE not in _READING:
             fail(errno.EBADF)
-        if offset >= _END:
+        if offset + buffers.nbytes > MAX_SIZE:
             fail(errno.EINVAL)
-        if inode.atime <= inode.mtime or inode.atime + _DAY < time.time_ns():
-            self._accessed(file)
+        self._accessed(file)
         return content.read(offset, buffers)
 
     def _accessed(self, file: MemoryFile) -> None:
+        """Note the time, unless it was noted since the last change (relatime of mount(8))."""
+        inode = file.inode
+        atime, now = inode.atime, time.time_ns()
+        if atime > inode.mtime and atime > inode.ctime and atime + _DAY > now:
+            return
         if not (self.readonly or file.flags & os.O_NOATIME):
-            file.inode.atime = time.time_ns()
+            inode.atime = now
 
     def write(self, file: MemoryFile, offset: int, buffers: Buffers) -> int:
         """See `ExportDriver.write`; the bytes go from `buffers` into the file's memory."""
         inode = file.inode
         content = inode.content
-        if content is None or not file.flags & os.O_ACCMODE:
+        if content is None or file.flags & os.O_ACCMODE not in _WRITING:
             fail(errno.EBADF)
-        if not buffers.nbytes:
+        nbytes = buffers.nbytes
+        if not nbytes:
             return 0
+        if offset + nbytes > MAX_SIZE:
+            fail(errno.EINVAL if offset <= MAX_SIZE else errno.EFBIG)  # as pwritev(2), and `Buffers.pwritev`
         done = content.write(content.size if file.flags & os.O_APPEND else offset, buffers)
         inode.changed()
         if file.clears_set_ids:
@@ -111,6 +125,7 @@ class MemoryFiles(MemoryCore):
         folder = self._entries(inode)
         if not inode.names:
             return []
+        self._accessed(file)
         entries: list[EntryFields] = []
         if cookie < 1:
             entries.append(((QID_DIRECTORY, 0, inode.number), 1, _DT_DIR, b"."))

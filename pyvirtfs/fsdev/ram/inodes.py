@@ -15,11 +15,11 @@ from typing import Final
 from pyvirtfs.fsdev.driver import QID_DIRECTORY, QID_FILE, QID_SYMLINK, Attributes, Qid
 from pyvirtfs.fsdev.ram.content import Content
 from pyvirtfs.fsdev.ram.space import PAGE, Space, pages_of
+from pyvirtfs.fsdev.set_ids import without_set_ids
 
 _SECOND: Final = 1_000_000_000
 _SECTORS: Final = PAGE // 512
 _QID_TYPES: Final = {stat.S_IFDIR: QID_DIRECTORY, stat.S_IFLNK: QID_SYMLINK}
-_SET_IDS: Final = stat.S_ISUID | stat.S_ISGID
 _FIRST_COOKIE: Final = 3
 """Behind those of the two dots."""
 _FEW_GAPS: Final = 64
@@ -152,11 +152,7 @@ class Inode:
 
     def clear_set_ids(self) -> None:
         """What Linux does when somebody changes a file who may not keep its set-id bits."""
-        if not self.mode & _SET_IDS or self.kind == stat.S_IFDIR:
-            return
-        self.mode &= ~stat.S_ISUID
-        if self.mode & stat.S_IXGRP:  # without it the bit once meant mandatory locking, not a privilege
-            self.mode &= ~stat.S_ISGID
+        self.mode = stat.S_IMODE(without_set_ids(self.kind | self.mode))
 
     def set_extra(self, nbytes: int) -> None:
         """Account for what the target and the extended attributes take. Raises OSError: ENOSPC."""

@@ -10,6 +10,7 @@ from typing import Final
 from pyvirtfs.fsdev.driver import Qid, Walk
 from pyvirtfs.fsdev.ram.core import MemoryCore, fail
 from pyvirtfs.fsdev.ram.inodes import Inode, Link
+from pyvirtfs.fsdev.set_ids import without_group_privilege
 
 _SPECIAL: Final = frozenset({stat.S_IFREG, stat.S_IFIFO, stat.S_IFSOCK, stat.S_IFCHR, stat.S_IFBLK})
 _DEVICES: Final = frozenset({stat.S_IFCHR, stat.S_IFBLK})
@@ -115,6 +116,8 @@ class MemoryNames(MemoryCore):
         """Make an object under a name that is free."""
         self._check_writable()
         self._check_free(directory.inode, name)
+        if uid and not stat.S_ISDIR(mode):
+            mode = without_group_privilege(mode, directory.inode.mode)
         inode = self._new_inode(mode, uid, gid)
         if target:
             try:

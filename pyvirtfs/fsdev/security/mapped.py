@@ -20,7 +20,8 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 
 from pyvirtfs.fsdev.driver import NONUNAME, Attributes, Qid
 from pyvirtfs.fsdev.entries import UNPACK_ATTRIBUTES, Entry, EntryTable, Node
-from pyvirtfs.fsdev.security.model import MODE, SET_IDS, SecurityModel, without_set_ids
+from pyvirtfs.fsdev.security.model import MODE, SecurityModel
+from pyvirtfs.fsdev.set_ids import SET_IDS, without_set_ids
 from pyvirtfs.syscalls import KEEP_ID, chmod_descriptor, fchownat, reopen
 
 if TYPE_CHECKING:

@@ -19,6 +19,7 @@ from typing import ClassVar, Final, TypeAlias
 from pyvirtfs.fsdev.acl import ACL_NAMES
 from pyvirtfs.fsdev.driver import NONUNAME, Attributes
 from pyvirtfs.fsdev.entries import Entry, EntryTable
+from pyvirtfs.fsdev.set_ids import without_set_ids
 from pyvirtfs.syscalls import (
     chmod_descriptor,
     fchownat,
@@ -31,20 +32,9 @@ from pyvirtfs.syscalls import (
 
 USER: Final = b"user."
 MODE: Final = 0o7777
-SET_IDS: Final = stat.S_ISUID | stat.S_ISGID
 
 Presenter: TypeAlias = Callable[[Entry, tuple[int, ...]], Attributes]
 """Makes of what statx(2) told of an object, the fields of `Attributes`, what the guest sees."""
-
-
-def without_set_ids(mode: int) -> int:
-    """A mode, with its type, as Linux leaves it when a user without CAP_FSETID changes the object."""
-    if not mode & SET_IDS or not stat.S_ISREG(mode):
-        return mode
-    cleared = mode & ~stat.S_ISUID
-    if mode & stat.S_IXGRP:  # without it the bit once meant mandatory locking, not a privilege
-        cleared &= ~stat.S_ISGID
-    return cleared
 
 
 class SecurityModel:

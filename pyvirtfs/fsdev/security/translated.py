@@ -16,9 +16,10 @@ from pyvirtfs.fsdev.acl import ACL_NAMES, translate
 from pyvirtfs.fsdev.driver import NONUNAME, Attributes
 from pyvirtfs.fsdev.entries import Entry
 from pyvirtfs.fsdev.ids import Ids
-from pyvirtfs.fsdev.security.model import SET_IDS, SecurityModel
+from pyvirtfs.fsdev.security.model import SecurityModel
 from pyvirtfs.fsdev.security.none import NoModel
 from pyvirtfs.fsdev.security.passthrough import Passthrough
+from pyvirtfs.fsdev.set_ids import SET_IDS
 
 _UID, _GID = Attributes._fields.index("uid"), Attributes._fields.index("gid")
 

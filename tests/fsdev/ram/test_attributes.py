@@ -39,6 +39,23 @@ def test_names_of_extended_attributes(export: Subject, name: bytes, code: int) -
             getattr(export, method)(node, *arguments)
 
 
+@pytest.mark.parametrize("kind", [stat.S_IFREG, stat.S_IFIFO])
+@pytest.mark.parametrize(
+    ("name", "nbytes", "flags", "code"),
+    [
+        (b"trusted.x", 1 << 17, 4, errno.EOPNOTSUPP), (b"user." + b"x" * 251, 1 << 17, 4, errno.EINVAL),
+        (b"user." + b"x" * 251, 1 << 17, 0, errno.ERANGE), (b"user.", 1 << 17, 0, errno.E2BIG),
+        (b"user.\0", 1, 0, errno.EOPNOTSUPP),
+    ],
+)  # fmt: skip
+def test_the_first_of_several_faults_is_told(
+    export: Subject, kind: int, name: bytes, nbytes: int, flags: int, code: int
+) -> None:
+    export.mknod(export.root, b"node", kind | 0o600, 0, 0, 0, 0)
+    with export.unchanged(), export.refuses(code):
+        export.setxattr(export.find(b"node"), name, bytes(nbytes), flags, 0)
+
+
 def test_special_files_have_none(export: Subject) -> None:
     export.mknod(export.root, b"fifo", stat.S_IFIFO | 0o600, 0, 0, 0, 0)
     for node in (export.find(b"fifo"), export.make_link(b"link", b"target")):

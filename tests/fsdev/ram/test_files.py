@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import errno
 import os
+import stat
 
 import pytest
 
@@ -72,6 +73,74 @@ def test_access_times_are_relative(export: Subject) -> None:
     assert first.atime_sec > 1_000_000_000
     export.content(node)
     assert export.attributes(node) == first
+
+
+def test_access_times_follow_every_change(export: Subject) -> None:
+    node, folder = export.make_file(b"file", b"content"), export.make_folder(b"folder")
+    for look, at in ((export.content, node), (export.entries, folder)):
+        export.setattr(at, SetAttributes(atime_ns=5, mtime_ns=5), 0)
+        look(at)
+        first = export.attributes(at)
+        assert first.atime_sec > 1_000_000_000
+        look(at)
+        assert export.attributes(at) == first
+        export.setattr(at, SetAttributes(mode=0o700), 0)  # moves ctime only
+        look(at)
+        changed = export.attributes(at)
+        assert (changed.atime_sec, changed.atime_nsec) > (first.atime_sec, first.atime_nsec)
+        assert (changed.mtime_sec, changed.mtime_nsec) == (0, 5)
+
+
+@pytest.mark.parametrize(
+    ("uid", "mode", "expected"),
+    [(1000, 0o2755, 0o755), (1000, 0o6755, 0o4755), (1000, 0o2745, 0o2745), (0, 0o2755, 0o2755)],
+)
+def test_a_group_does_not_give_its_rights_away(export: Subject, uid: int, mode: int, expected: int) -> None:
+    """A file made in a set-group-ID folder by somebody who may not belong to its group; but for root."""
+    for name, folder_mode, seen in ((b"plain", 0o777, mode), (b"shared", 0o2777, expected)):
+        export.mkdir(export.root, name, folder_mode, 0, 2000)
+        at = export.find(name)
+        node, file, _ = export.create(at, b"file", os.O_RDWR, mode, uid, 2000)
+        export.close_file(file)
+        assert stat.S_IMODE(export.attributes(node).mode) == seen
+        for kind in (stat.S_IFREG, stat.S_IFIFO):
+            export.mknod(at, b"%d" % kind, kind | mode, 0, 0, uid, 2000)
+            assert stat.S_IMODE(export.attributes(export.find(b"%d" % kind, at=at)).mode) == seen
+        export.mkdir(at, b"folder", mode, uid, 2000)
+        assert stat.S_IMODE(export.attributes(export.find(b"folder", at=at)).mode) == mode
+
+
+@pytest.mark.parametrize("nbytes", [0, 1])
+@pytest.mark.parametrize(
+    ("flags", "reading", "writing"),
+    [(os.O_RDONLY, True, False), (os.O_WRONLY, False, True), (os.O_RDWR, True, True), (os.O_ACCMODE, False, False)],
+)
+def test_access_modes(export: Subject, flags: int, nbytes: int, *, reading: bool, writing: bool) -> None:
+    node = export.make_file(b"file", b"content")
+    with export.opened(node, flags) as file:
+        for allowed, method in ((reading, "read"), (writing, "write")):
+            buffers = ViewBuffers.of(bytearray(nbytes))
+            if allowed:
+                assert getattr(export, method)(file, 0, buffers) == nbytes
+            else:
+                with export.refuses(errno.EBADF):
+                    getattr(export, method)(file, 0, buffers)
+
+
+def test_what_reaches_past_the_end_of_all_files(export: Subject) -> None:
+    node = export.make_file(b"file")
+    end = (1 << 63) - 1
+    with export.opened(node, os.O_RDWR) as file:
+        assert export.write(file, end - 2, ViewBuffers.of(b"ab")) == 2
+        for offset in (end - 1, end):
+            with export.refuses(errno.EINVAL):
+                export.write(file, offset, ViewBuffers.of(b"ab"))
+            with export.refuses(errno.EINVAL):
+                export.read(file, offset, ViewBuffers.of(bytearray(2)))
+        for method, code in (("write", errno.EFBIG), ("read", errno.EINVAL)):
+            with export.refuses(code):
+                getattr(export, method)(file, end + 1, ViewBuffers.of(bytearray(2)))
+    assert export.attributes(node).size == end
 
 
 def test_large_folders_come_in_batches() -> None:

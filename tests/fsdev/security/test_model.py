@@ -1,12 +1,10 @@
 from __future__ import annotations
 
 import errno
-import stat
 
 import pytest
 
 from pyvirtfs.fsdev.security import MODELS
-from pyvirtfs.fsdev.security.model import without_set_ids
 
 
 def test_the_names() -> None:
@@ -21,12 +19,3 @@ def test_foreign_xattrs(model: str, name: bytes) -> None:
         strategy.xattr_name(name)
     assert caught.value.errno == errno.EOPNOTSUPP
     assert strategy.xattr_visible(name) is None or b"\0" in name
-
-
-@pytest.mark.parametrize(
-    ("before", "after"),
-    [(0o6755, 0o755), (0o4600, 0o600), (0o2750, 0o750), (0o2640, 0o2640), (0o1755, 0o1755), (0, 0)],
-)
-def test_set_ids(before: int, after: int) -> None:
-    assert without_set_ids(stat.S_IFREG | before) == stat.S_IFREG | after
-    assert without_set_ids(stat.S_IFDIR | before) == stat.S_IFDIR | before
