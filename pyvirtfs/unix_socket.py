@@ -84,7 +84,14 @@ def _one_at_a_time(path: str) -> Iterator[None]:
 
     If somebody locks the folder for longer, that is none of us.
     """
-    folder = os.open(os.path.dirname(path) or os.curdir, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        folder = os.open(os.path.dirname(path) or os.curdir, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    except PermissionError:
+        # A folder that may be written to and not be read (mode 0733) has nothing to lock, and a file for that would
+        # have to stay there for good. What may happen without is no danger: of two that are started for one path at
+        # the same moment, both with leave to remove the other's file, one may listen where nobody can connect.
+        yield
+        return
     deadline = time.monotonic() + 1
     try:
         while time.monotonic() < deadline:

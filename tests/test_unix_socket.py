@@ -6,6 +6,9 @@ import contextlib
 import os
 import socket
 import stat
+import subprocess
+import sys
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -13,6 +16,26 @@ import pytest
 from pyvirtfs.errors import ConfigError
 from pyvirtfs.testing import check_descriptors
 from pyvirtfs.unix_socket import UnixListener
+
+LISTEN_AS_NOBODY = """
+import os, socket, sys
+from pyvirtfs.errors import ConfigError
+from pyvirtfs.unix_socket import UnixListener
+if os.geteuid() == 0:
+    os.setgroups([]), os.setgid(65534), os.setuid(65534)
+path = sys.argv[1]
+with socket.socket(socket.AF_UNIX) as stale:
+    stale.bind(path)
+listener = UnixListener(path)
+try:
+    UnixListener(path)
+except ConfigError as error:
+    print(error)
+with socket.socket(socket.AF_UNIX) as client:
+    client.connect(path)
+listener.close()
+print(os.path.lexists(path))
+"""
 
 
 def test_only_this_user_may_connect(tmp_path: Path) -> None:
@@ -89,6 +112,22 @@ def test_a_folder_that_is_to_be_made_first(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(ConfigError, match="cannot be made: Not a directory"):
         UnixListener(f"{tmp_path}/file/s")
+
+
+def test_a_folder_that_may_be_written_to_and_not_be_read(tmp_path: Path) -> None:
+    tmp = Path(tempfile.gettempdir())
+    for each in (tmp_path, *tmp_path.parents):
+        if tmp in each.parents:  # those that pytest has made
+            each.chmod(0o755)
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    folder.chmod(0o333)
+    command = [sys.executable, "-c", LISTEN_AS_NOBODY, str(folder / "s")]
+    answer = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    folder.chmod(0o755)
+    assert answer.stderr == ""
+    assert answer.stdout == f"--socket: somebody listens at '{folder}/s' already\nFalse\n"
+    assert list(folder.iterdir()) == []
 
 
 @pytest.mark.parametrize("path", ["no/such/folder/socket", "", "."])

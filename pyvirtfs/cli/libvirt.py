@@ -52,14 +52,14 @@ _log = logging.getLogger(__name__)
     "--owner", metavar="USER", help="Give the sockets to the user as whom libvirt runs QEMU. By default they are yours."
 )
 @click.option("--only", metavar="TARGET", multiple=True, help="Take only this file system; may be given several times.")
-@click.option("--output", metavar="FILE", help="Write the whole changed domain there ('-': print it).")
+@click.option("--output", metavar="FILE", help="Write the whole changed domain there ('-': print it and nothing else).")
 @click.option("--print", "print_only", is_flag=True, help="Only tell what is to be changed, and start nothing.")
 @click.option("--pidfile", metavar="PATH", help="Write the process id there; refused while another process has it.")
 @click.option(
     "--ready-fd",
     metavar="N",
     help="Write the line READY to this descriptor as soon as clients can connect, and close it. Without it the line is "
-    "printed.",
+    "printed, on the standard error if --output is '-'.",
 )
 @click.option("--strict-memory", is_flag=True, help="Refuse guest RAM that can shrink, such as a file's.")
 @log_options("info")
@@ -118,7 +118,7 @@ def libvirt(
                         if user is not None:
                             _give(path, user)
             _tell(domain, paths, output)
-            tell_ready(ready)
+            tell_ready(ready, err=output == "-")
             service.run()
 
 

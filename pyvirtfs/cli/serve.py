@@ -96,7 +96,7 @@ def serve(
 
     With --socket, prints what QEMU (10.1 or newer) needs on its command line to attach. One client at a time has a
     device; when it leaves the next one gets it, as after a reset. With --listen, prints how Linux mounts the export; it
-    has any number of clients. At the end of each connection a line sums it up.
+    has up to 256 clients. At the end of each connection a line sums it up.
     """
     from pyvirtfs.cli.listening import export_name, given_away, listen_addresses, mount_command, open_listener
     from pyvirtfs.cli.serving import OpenFiles, Service
@@ -236,10 +236,10 @@ def own_pidfile(path: str | None) -> Iterator[None]:
         os.close(fd)
 
 
-def tell_ready(descriptor: int | None) -> None:
-    """Say that clients can connect: on the descriptor, which is closed then, or on the standard output."""
+def tell_ready(descriptor: int | None, *, err: bool = False) -> None:
+    """Say that clients can connect: on the descriptor, which is closed then, or on the standard output (or error)."""
     if descriptor is None:
-        click.echo("READY")
+        click.echo("READY", err=err)
     else:
         try:
             os.write(descriptor, b"READY\n")

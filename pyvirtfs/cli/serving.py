@@ -114,7 +114,7 @@ class Service:
         )
 
     def add_stream(self, export: FsdevOptions, listener: Listener, name: str) -> None:
-        """Serve an export to any number of 9P clients; the listener belongs to the service from now on.
+        """Serve an export to 9P clients; the listener belongs to the service from now on.
 
         Raises:
             ConfigError: An option is wrong.

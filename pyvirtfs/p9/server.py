@@ -326,6 +326,11 @@ class Server:
         admission = self._admission.deadline()
         return deadline if admission is None else admission if deadline is None else min(deadline, admission)
 
+    @property
+    def throttled(self) -> bool:
+        """Whether a read or a write waits for its turn at a throttled export."""
+        return self._admission is not None and self._admission.deadline() is not None
+
     # --- the end ---
 
     def abandon(self) -> None:

@@ -3,6 +3,9 @@
 Requests are handed to the 9P server where they were received, replies are made where they are sent from: between the
 socket and the driver nothing is copied. While replies wait to be taken, or too much memory is in use, nothing more is
 received, and the client finds its socket full.
+
+A client that sends no more (shutdown(2)) is served to the end: all that has come is done and answered. One that closes
+its socket is gone, and nobody waits for answers: of the requests that it has none to, any may have been done or not.
 """
 
 from __future__ import annotations
@@ -86,6 +89,7 @@ class Connection:
         greeted: Whether a whole message has come.
         is_ended: Whether the client sends no more.
         held: Bytes of memory in use.
+        moved: A reply was taken, at least in part, or a request that waited has ended, since this was last made False.
     """
 
     def __init__(self, client: socket.socket, server: Server, pool: Pool, peer: str, buffered: int) -> None:
@@ -96,6 +100,7 @@ class Connection:
         self.greeted = False
         self.is_ended = False
         self.held = 0
+        self.moved = False
         self._socket = client
         self._pool = pool
         self._buffered = max(buffered, 4 * server.msize, 4 * CHUNK_NBYTES)
@@ -122,6 +127,11 @@ class Connection:
         if self.is_ended or self.held > self._buffered:
             return 0
         return select.EPOLLIN
+
+    @property
+    def is_throttled(self) -> bool:
+        """Whether the connection waits for nothing but its turn at a throttled export."""
+        return not self._outbox and self.server.throttled
 
     @property
     def delay(self) -> str:
@@ -272,6 +282,7 @@ class Connection:
             self._current = None
             self._at = at + nbytes
         else:
+            self.moved = True
             self.in_flight -= 1
             out.users -= 1
             if payload is not None:
@@ -318,6 +329,7 @@ class Connection:
                 return
             except OSError as error:
                 raise _gone(error.errno) from None
+            self.moved = True
             self._unsent -= sent
             while outbox:
                 first = outbox[0]

@@ -20,15 +20,19 @@ class Limits:
     """
 
     connections: int = 256
-    """Clients at a time; who comes then is sent away. One that is gone counts while a driver works for it."""
+    """Clients at a time; who comes then is sent away, unless one that is `stalled` makes place. One that is gone counts
+    while a driver works for it."""
     buffered: int = 8 << 20
     """Bytes for one client's requests and replies in memory; no more of its requests are begun beyond. (It is
     exceeded by what one more request takes, at most twice the largest message.)"""
     first_message: float = 10.0
     """Seconds until a client's first message is there; afterwards it may be silent for as long as it likes."""
     goodbye: float = 5.0
-    """Seconds for what is in flight when a client sends no more (shutdown(2)), and for replies that it has not taken
-    then."""
+    """Seconds in which something must happen once a client sends no more (shutdown(2)): an answer of the driver, or a
+    reply that it takes. The time that requests wait at a throttled export does not count."""
+    stalled: float = 60.0
+    """Seconds after which a client whose socket is full of replies, and takes none, loses its place to one that comes
+    when there is no other."""
 
     def __post_init__(self) -> None:
         for field in fields(self):

@@ -8,7 +8,7 @@ import re
 import socket
 import struct
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, Protocol
 
 from pyvirtfs import unix_socket
 from pyvirtfs.errors import ConfigError
@@ -107,12 +107,12 @@ class TcpListener:
     def __init__(self, host: str = LOOPBACK, port: int = 0, *, option: str = "--listen") -> None:
         try:
             family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
-            self._socket = socket.create_server(address[:2], family=family, backlog=_BACKLOG)
+            self._socket = socket.create_server(address, family=family, backlog=_BACKLOG)  # with its scope (RFC 4007)
         except (OSError, UnicodeError) as error:
             problem = getattr(error, "strerror", None) or str(error)
             raise ConfigError(option, f"nobody can listen at {tcp_name(host, port)}: {problem}") from None
         self._socket.setblocking(False)
-        self.host, self.port = self._socket.getsockname()[:2]
+        self.host, self.port = _numeric(self._socket.getsockname())
         self.name: Final = f"tcp:{tcp_name(self.host, self.port)}"
 
     def fileno(self) -> int:
@@ -127,7 +127,7 @@ class TcpListener:
             client.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
             for name, value in _KEEPALIVE:
                 client.setsockopt(socket.IPPROTO_TCP, name, value)
-        return client, tcp_name(*address[:2])
+        return client, tcp_name(*_numeric(address))
 
     def close(self) -> None:
         """As `Listener.close`."""
@@ -153,6 +153,11 @@ class Unix:
 
     def __str__(self) -> str:
         return f"unix:{self.path}"
+
+
+def _numeric(address: Any) -> tuple[str, int]:
+    """Host and port of a socket's address; a link-local host has its interface: ``fe80::1%eth0``."""
+    return socket.getnameinfo(address, socket.NI_NUMERICHOST | socket.NI_NUMERICSERV)[0], address[1]
 
 
 def tcp_name(host: str, port: int) -> str:

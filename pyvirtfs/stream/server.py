@@ -1,4 +1,4 @@
-"""An export for any number of clients, each with a connection and a session of its own.
+"""An export for many clients, each with a connection and a session of its own.
 
 Passive: nothing happens but in `step`. Whoever embeds it waits for its one descriptor, with `pyvirtfs.loop.Loop` or in
 a loop of his own.
@@ -91,9 +91,11 @@ class Server:
         self._wakeups: dict[Connection, int] = {}  # descriptors of sessions whose requests had to wait
         self._busy: dict[Connection, None] = {}  # with more to do at once
         self._patience: dict[Connection, float] = {}
+        self._stalled: dict[Connection, float] = {}  # since when those with a full socket have taken nothing
         self._timers: Timers[Connection] = Timers()
         self._paused: float | None = None  # until when nobody is accepted
         self._full = False  # somebody was sent away, and was told so
+        self._starved = False  # nobody could be accepted, and that was told
         self._epoll = select.epoll()
         if listener is not None:
             self._epoll.register(listener.fileno(), select.EPOLLIN)
@@ -153,7 +155,7 @@ class Server:
             patience = self._patience.get(connection)
             if connection in self._leaving:
                 self._settle(connection)
-            elif patience is not None and patience <= now:
+            elif patience is not None and patience <= now and not connection.is_throttled:
                 self._hang_up(connection, connection.delay)
             else:
                 self._turn(connection, 0)
@@ -187,6 +189,7 @@ class Server:
             try:
                 client, peer = listener.accept()
             except BlockingIOError:
+                self._starved = False
                 return
             except ConnectionAbortedError:
                 continue
@@ -194,11 +197,14 @@ class Server:
                 _log.warning("%s: a client is refused at %s: %s", self.name, listener.name, refusal)
                 continue
             except OSError as error:
-                _log.error("%s: no client can be accepted: %s", self.name, error.strerror)
+                if not self._starved:
+                    self._starved = True
+                    _log.error("%s: no client can be accepted: %s", self.name, error.strerror)
                 self._paused = time.monotonic() + _PAUSE  # no descriptors left, most likely: do not spin
                 self._epoll.modify(listener.fileno(), 0)
                 return
-            if len(self.connections) + len(self._leaving) >= self._limits.connections:
+            self._starved = False
+            if not self._has_place():
                 client.close()
                 if not self._full:
                     self._full = True
@@ -209,6 +215,14 @@ class Server:
             self._full = False
             _log.info("%s: a client has connected: %s", self.name, peer)
             self.add(client, peer)
+
+    def _has_place(self) -> bool:
+        """Whether one more client may come; where there is no place, one may have to go that takes no replies."""
+        if len(self.connections) + len(self._leaving) >= self._limits.connections and self._stalled:
+            longest = min(self._stalled, key=self._stalled.__getitem__)
+            if self._stalled[longest] + self._limits.stalled <= time.monotonic():
+                self._hang_up(longest, f"{longest.delay}, and another client needs its place")
+        return len(self.connections) + len(self._leaving) < self._limits.connections
 
     # --- they have their turns ---
 
@@ -229,13 +243,20 @@ class Server:
         if (now := connection.events) != self._watched[connection]:
             self._epoll.modify(connection.fileno(), now)
             self._watched[connection] = now
+            if now == select.EPOLLOUT:
+                self._stalled[connection] = time.monotonic()
+            else:
+                self._stalled.pop(connection, None)
+        elif self._stalled and connection.moved and connection in self._stalled:
+            self._stalled[connection] = time.monotonic()
         if connection.in_flight and connection not in self._wakeups:
             self._watch_session(connection)
         if connection.is_ended:
-            if connection not in self._patience:
+            if connection.moved or connection.is_throttled or connection not in self._patience:
                 self._be_patient(connection, self._limits.goodbye)
         elif connection.greeted and connection in self._patience:
             del self._patience[connection]
+        connection.moved = False
         self._timers.set(connection, self._deadline(connection))
 
     def _deadline(self, connection: Connection) -> float | None:
@@ -266,6 +287,7 @@ class Server:
         self._timers.set(connection, None)
         self._patience.pop(connection, None)
         self._busy.pop(connection, None)
+        self._stalled.pop(connection, None)
         del self._watched[connection], self._by_fd[connection.fileno()]
         self._epoll.unregister(connection.fileno())
         try:

@@ -152,7 +152,11 @@ def read(document: bytes, source: str, only: Collection[str] = ()) -> Domain:
     if kind not in _HYPERVISORS:
         raise ConfigError(source, f"domain type {kind!r} has no vfio-user devices", _HYPERVISORS)
     name = root.first("name")
-    devices = root.first("devices") or Element("devices", {}, 1, 0, 0)
+    parts = list(root.all("devices")) or [Element("devices", {}, 1, 0, 0)]
+    if len(parts) > 1:  # libvirt reads them all
+        lines = " and ".join(str(part.line) for part in parts[:2])
+        raise ConfigError(source, f"has more than one <devices>, in lines {lines}: put all devices into one")
+    (devices,) = parts
     elements = list(devices.all("filesystem"))
     if not elements:
         raise ConfigError(source, "there is no <filesystem> in it")

@@ -27,13 +27,17 @@ def shares_memory(domain: Domain) -> bool:
     """Whether libvirt lets other processes map all of the guest's RAM.
 
     Raises:
-        ConfigError: A NUMA cell says for itself that they cannot.
+        ConfigError: A NUMA cell or a memory device says for itself that they cannot.
     """
     cpu = domain.root.first("cpu")
     numa = None if cpu is None else cpu.first("numa")
     cells = [] if numa is None else [cell.attributes.get("memAccess") for cell in numa.all("cell")]
     if "private" in cells:
         raise ConfigError("memAccess", "a NUMA cell is 'private', and has to be 'shared' (or to leave it out)")
+    for module in domain.devices.all("memory"):  # one that leaves it out has its cell's, or the domain's
+        if module.attributes.get("access") == "private":
+            written = f"<memory model={module.attributes.get('model', '')!r}> in line {module.line}"
+            raise ConfigError("access", f"{written} is 'private', and has to be 'shared' (or to leave it out)")
     backing = domain.root.first("memoryBacking")
     access = None if backing is None else backing.first("access")
     return (access is not None and access.attributes.get("mode") == "shared") or (bool(cells) and None not in cells)

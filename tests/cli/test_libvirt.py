@@ -238,6 +238,25 @@ def test_the_whole_domain(run: Run, run_process: Run, export: Path, tmp_path: Pa
     assert path.read_text() != text
 
 
+def test_the_whole_domain_alone_is_printed_while_it_is_served(
+    run: Run, serving: Callable[..., subprocess.Popen[str]], export: Path, tmp_path: Path
+) -> None:
+    arguments = ("--socket", str(tmp_path), "--output", "-")
+    process = serving(domain(filesystem(export)), *arguments)
+    assert process.stderr is not None
+    assert "READY\n" in iter(process.stderr.readline, "")
+    process.send_signal(signal.SIGTERM)
+    printed, errors = process.communicate(timeout=30)
+    assert (process.returncode, errors) == (0, "")
+    assert printed == run("libvirt", "--print", *arguments, str(tmp_path / "vm.xml")).stdout
+    read, write = os.pipe()
+    with os.fdopen(read) as told_there:
+        process = serving(domain(filesystem(export)), *arguments, "--ready-fd", str(write), pass_fds=[write])
+        os.close(write)
+        assert told_there.read() == "READY\n"
+    assert "READY" not in end(process)
+
+
 LABEL = "filesystem 'test_mount' (line 4)"
 
 

@@ -134,6 +134,26 @@ def test_a_tcp_port(host: str) -> None:
             assert listener.name == f"tcp:{'[::1]' if ':' in listener.host else '127.0.0.1'}:{listener.port}"
 
 
+def test_a_link_local_address() -> None:
+    """It says nothing without its interface."""
+    try:
+        found = [line.split() for line in Path("/proc/net/if_inet6").read_text().splitlines()]
+    except FileNotFoundError:
+        found = []
+    local = [(bytes.fromhex(words[0]), words[5]) for words in found if words[3] == "20"]
+    if not local:
+        pytest.skip("no interface has a link-local address")
+    host = f"{socket.inet_ntop(socket.AF_INET6, local[0][0])}%{local[0][1]}"
+    address = parse_address(f"tcp:[{host}]:0")
+    assert address == Tcp(host, 0)
+    with check_descriptors(), contextlib.closing(TcpListener(*address)) as listener:
+        assert (listener.host, listener.name) == (host, f"tcp:[{host}]:{listener.port}")
+        with socket.create_connection((host, listener.port), 10) as client:
+            accepted, who = listener.accept()
+            accepted.close()
+            assert who == f"[{host}]:{client.getsockname()[1]}"
+
+
 def test_a_client_that_is_gone_before_it_is_accepted() -> None:
     with check_descriptors(), contextlib.closing(TcpListener()) as listener:
         client = socket.create_connection((listener.host, listener.port), 10)

@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 
 from pyvirtfs.errors import ConfigError
+from pyvirtfs.fsdev.throttling import Limit, Throttle, Throttling
 from pyvirtfs.loop import Loop
 from pyvirtfs.p9 import constants as c
 from pyvirtfs.p9.codec import encode
@@ -113,6 +114,66 @@ def test_too_many_clients(listen: Any, connect: Any, service: Any, caplog: pytes
     assert len(server.connections) == 3
 
 
+def read_and_take_nothing(client: Any) -> None:
+    """Ask for more than the socket holds."""
+    fid = client.open(client.hello(), "file")
+    client.send(client.client.read(fid, 0, 1 << 20).request)
+
+
+def test_one_that_takes_no_replies_loses_its_place_to_another(
+    listen: Any, connect: Any, service: Any, export: Path
+) -> None:
+    (export / "file").write_bytes(bytes(1 << 20))
+    with fake_clock() as clock:
+        server = listen(limits=Limits(connections=3))
+        silent, stalled, later = (connect() for _ in range(3))
+        silent.hello()
+        read_and_take_nothing(stalled)
+        clock.advance(59)
+        read_and_take_nothing(later)
+        assert connect().is_closed
+        clock.advance(1)
+        service.step()
+        assert service.reasons == []  # nobody needs its place
+        newcomer = connect()
+        newcomer.hello()
+        assert service.reasons == ["it did not take its replies, and another client needs its place"]
+        assert stalled.is_closed
+        assert connect().is_closed
+        clock.advance(58)
+        later.receive_bytes(500_000)  # it goes on
+        service.step()
+        clock.advance(59)
+        assert connect().is_closed
+        later.receive_bytes((1 << 20) - 500_000)
+        clock.advance(1e6)
+        assert connect().is_closed  # those that are silent stay
+        for each in (silent, later, newcomer):
+            each.answer(each.client.getattr(0))
+        assert len(server.connections) == 3
+        assert len(service.reasons) == 1
+
+
+def test_no_place_is_won_while_a_driver_works_for_the_one_that_goes(
+    listen: Any, connect: Any, service: Any, export: Path
+) -> None:
+    (export / "file").write_bytes(bytes(1 << 20))
+    with fake_clock() as clock:
+        server = listen(limits=Limits(connections=1, stalled=5))
+        client = connect()
+        fid = client.open(client.hello(), "file")
+        service.driver.delay, service.driver.ignore_cancel = {"getattr"}, True
+        client.send(client.client.getattr(0).request)
+        client.send(client.client.read(fid, 0, 1 << 20).request)
+        clock.advance(5)
+        assert connect().is_closed
+        assert (len(server.connections), server.leaving) == (0, 1)
+        service.driver.release_all()
+        service.driver.delay = set()
+        service.step()
+        connect().hello()
+
+
 def test_one_that_is_gone_counts_while_a_driver_works_for_it(listen: Any, connect: Any, service: Any) -> None:
     server = listen(limits=Limits(connections=1))
     first = connect()
@@ -184,6 +245,66 @@ def test_a_goodbye_that_takes_too_long(listen: Any, connect: Any, service: Any, 
         assert (len(server.connections), server.leaving) == (0, 0)
 
 
+def test_a_goodbye_lasts_as_long_as_something_happens(listen: Any, connect: Any, service: Any) -> None:
+    with fake_clock() as clock:
+        listen()
+        client = connect()
+        root = client.hello()
+        service.driver.delay = {"getattr"}
+        calls = [client.client.getattr(root) for _ in range(4)]
+        client.send(b"".join(call.request for call in calls))
+        client.socket.shutdown(socket.SHUT_WR)
+        service.step()
+        for held, call in zip(service.driver.held, calls, strict=True):
+            clock.advance(4)
+            service.step()
+            held.release()
+            client.wait(call)
+        assert client.is_closed
+        assert service.reasons == [""]
+
+
+def test_a_goodbye_at_a_throttled_export(listen: Any, connect: Any, service: Any) -> None:
+    """Each read has to wait for longer than a driver may take."""
+    with fake_clock() as clock:
+        service.driver.throttle = Throttle(Throttling(bps_read=Limit(10)))
+        server = listen()
+        client = connect()
+        fid = client.open(client.hello(), "file")
+        calls = [client.client.read(fid, 0, 100) for _ in range(4)]
+        client.send(b"".join(call.request for call in calls))
+        client.socket.shutdown(socket.SHUT_WR)
+        start = deadline = clock.now
+        for call, seconds in zip(calls, (0, 9.9, 19.9, 29.9), strict=True):
+            while not client.take():
+                clock.now = max(clock.now, deadline)
+                deadline = server.step()
+            client.wait(call)
+            assert clock.now - start == pytest.approx(seconds)
+        assert client.is_closed
+        assert [bytes(call.result()) for call in calls] == [b"Hi Guest\n"] * 4
+        assert service.reasons == [""]
+
+
+def test_a_throttled_client_that_takes_no_replies_is_not_waited_for(
+    listen: Any, connect: Any, service: Any, export: Path
+) -> None:
+    (export / "file").write_bytes(bytes(1 << 20))
+    with fake_clock() as clock:
+        service.driver.throttle = Throttle(Throttling(bps_read=Limit(10)))
+        listen()
+        client = connect()
+        fid = client.open(client.hello(), "file")
+        service.driver.delay = {"read"}
+        client.send(client.client.read(fid, 0, 1 << 20).request + client.client.read(fid, 0, 1 << 20).request)
+        client.socket.shutdown(socket.SHUT_WR)
+        service.step()
+        service.driver.release_all()
+        service.step()
+        clock.advance(5)
+        assert service.reasons == ["it did not take its replies"]
+
+
 def test_no_descriptor_for_a_client(
     listen: Any, connect: Any, service: Any, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -197,10 +318,19 @@ def test_no_descriptor_for_a_client(
         with monkeypatch.context() as patch:
             patch.setattr(UnixListener, "accept", fail)
             assert server.step() == clock.now + 0.1
-            assert told(caplog) == ["data: no client can be accepted: Too many open files"]
-        assert not select.select([server], [], [], 0)[0]  # and it does not spin
+            assert not select.select([server], [], [], 0)[0]  # and it does not spin
+            for _ in range(20):
+                clock.advance(0.1)
+                service.step()
+            line = "data: no client can be accepted: Too many open files"
+            assert told(caplog) == [line]  # once
         clock.advance(0.1)
         client.hello()
+        with monkeypatch.context() as patch:
+            patch.setattr(UnixListener, "accept", fail)
+            connect()
+            service.step()
+            assert told(caplog) == [line, line]
 
 
 def test_no_descriptor_to_be_woken_by(service: Any, peer: Any, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -290,6 +290,10 @@ def test_two_that_are_alike(other: str, line: str) -> None:
         (b"<domain type='lxc'/>", "file: domain type 'lxc' has no vfio-user devices"),
         (b"<domain type='kvm'/>", "file: there is no <filesystem> in it"),
         (b"<domain type='kvm'><devices/></domain>", "file: there is no <filesystem> in it"),
+        (
+            b"<domain type='kvm'>\n<devices/>\n<x/><devices><filesystem/></devices></domain>",
+            "file: has more than one <devices>, in lines 2 and 3: put all devices into one",
+        ),
         (b"<domain type='kvm'>", "file: line 1, column 20: no well-formed XML"),
     ],
 )

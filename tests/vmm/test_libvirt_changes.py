@@ -114,6 +114,25 @@ def test_memory_that_is_private(write: Any) -> None:
         write(found, [ATTACHMENT])
 
 
+DIMM = "<memory model='dimm'><target><size unit='KiB'>262144</size><node>0</node></target></memory>"
+SHARED = "<memoryBacking><source type='memfd'/><access mode='shared'/></memoryBacking>"
+
+
+@pytest.mark.parametrize("write", [parts, changed])
+@pytest.mark.parametrize("backing", ["", SHARED])
+def test_memory_devices(write: Any, backing: str) -> None:
+    before = text(backing)
+    for dimm in (DIMM, DIMM.replace(">", " access='shared'>", 1)):
+        found = domain_of(before.replace("<memballoon model='none'/>", dimm))
+        assert shares_memory(found) is bool(backing)
+        write(found, [ATTACHMENT])
+    found = domain_of(before.replace("<memballoon model='none'/>", DIMM.replace(">", " access='private'>", 1)))
+    with pytest.raises(ConfigError) as caught:
+        write(found, [ATTACHMENT])
+    told = "access: <memory model='dimm'> in line 12 is 'private', and has to be 'shared' (or to leave it out)"
+    assert str(caught.value) == told
+
+
 @pytest.mark.parametrize(
     ("root", "commandline", "kept"),
     [
@@ -181,3 +200,23 @@ def test_libvirt_takes_the_changed_domain(tmp_path: Path) -> None:
     assert after[after.index(ATTACHMENT) - 1] == "-device"
     assert not any("9p" in word or word == "-fsdev" for word in after)
     assert any('"memory-backend-memfd"' in word and '"share":true' in word for word in after)
+
+
+@pytest.mark.timeout(600)
+def test_libvirt_shares_memory_devices_that_do_not_say(tmp_path: Path) -> None:
+    """They have the access of their NUMA cell, or else the domain's."""
+    reason = missing()
+    if reason is not None:
+        pytest.skip(reason)
+    virsh, qemu = Virsh(tmp_path), emulator()
+    for cell, backing in ((" memAccess='shared'", ""), ("", SHARED)):
+        rest = (
+            f"<maxMemory slots='4' unit='MiB'>2048</maxMemory><memory unit='MiB'>768</memory>{backing}<vcpu>1</vcpu>"
+            "<os><type arch='x86_64' machine='pc'>hvm</type></os>"
+            f"<cpu><numa><cell id='0' cpus='0' memory='524288'{cell}/></numa></cpu>"
+        )
+        document = text(rest).replace("<memballoon model='none'/>", DIMM).replace("type='kvm'", "type='qemu'")
+        words = virsh.arguments(changed(domain_of(document.replace("/usr/bin/qemu-system-x86_64", qemu)), [ATTACHMENT]))
+        backends = [word for word in words if '"memory-backend-' in word]
+        assert len(backends) == 2
+        assert all('"share":true' in word for word in backends)

@@ -82,6 +82,7 @@ class Server:
         self._regions = Regions(function)
         self._deferring = function if isinstance(function, Deferring) else None
         self._paused = 0.0  # until when nobody is accepted
+        self._starved = False  # nobody could be accepted, and that was told
         self.connection: Connection | None = None
         """The client that is served now."""
         self.epoch = 0
@@ -149,9 +150,12 @@ class Server:
             client = self._listener.accept()
         except OSError as error:
             if error.errno not in {errno.EAGAIN, errno.ECONNABORTED}:
-                _log.error("%s: no client can be accepted: %s", self.path, error.strerror)
+                if not self._starved:
+                    self._starved = True
+                    _log.error("%s: no client can be accepted: %s", self.path, error.strerror)
                 self._paused = time.monotonic() + _PAUSE  # no descriptors left, most likely: do not spin
             return
+        self._starved = False
         _log.info("%s: a client has connected", self.path)
         self.connection = Connection(
             client,

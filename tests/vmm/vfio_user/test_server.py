@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import logging
 import os
@@ -20,7 +21,8 @@ from pyvirtfs.memory import GuestMemory
 from pyvirtfs.p9 import constants as c
 from pyvirtfs.p9.results import LockRange
 from pyvirtfs.syscalls import memfd_create
-from pyvirtfs.testing import check_descriptors
+from pyvirtfs.testing import check_descriptors, fake_clock
+from pyvirtfs.unix_socket import UnixListener
 from pyvirtfs.vmm.vfio_user import Server, connection
 
 NO_REPLY = 0x10
@@ -46,6 +48,36 @@ def test_close_removes_the_file_unless_it_is_another_ones(served: Any, toy: Any)
     again.close()
     assert not Path(again.path).exists()
     again.close()
+
+
+def test_no_descriptor_for_a_client(
+    toy: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It is told once, and does not spin."""
+
+    def fail(_listener: object) -> None:
+        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+
+    path = str(tmp_path / "s")
+    line = f"{path}: no client can be accepted: Too many open files"
+    server = Server(toy(), GuestMemory(), path)
+    (listening,) = server.filenos()
+    with contextlib.closing(server), fake_clock() as clock:
+        for times in (1, 2):
+            with monkeypatch.context() as patch, socket.socket(socket.AF_UNIX) as client:
+                client.connect(path)
+                patch.setattr(UnixListener, "accept", fail)
+                for _ in range(20):
+                    assert server.step(listening) == clock.now + 0.1
+                    assert server.filenos() == []
+                    clock.advance(0.1)
+                    assert server.step() is None
+                    assert server.filenos() == [listening]
+                assert [record.getMessage() for record in caplog.records] == [line] * times
+            server.step(listening)
+            gone = server.connection
+            assert gone is not None
+            server.step(gone.fileno())
 
 
 # --- one client after the other ---
