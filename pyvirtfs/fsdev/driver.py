@@ -90,7 +90,7 @@ class Attributes(NamedTuple):
     """Type and permission bits, as in st_mode."""
     ino: int
     size: int
-    """Bytes."""
+    """Bytes. Of a regular file, where reading it ends: a guest that caches reads no further."""
     blocks: int
     """Units of 512 bytes."""
     atime_sec: int
@@ -137,7 +137,10 @@ class DirectoryEntry(NamedTuple):
     qid: Qid
     """Its version may be 0: nobody has looked at the object, and no client looks at the version here."""
     cookie: int
-    """Opaque; where a listing goes on behind this entry. Valid while the folder is open, also when entries vanish."""
+    """Opaque, 1 to 2**63 - 1; where a listing goes on behind this entry.
+
+    Valid while the folder is open, also when entries vanish. Linux guests keep it as a signed number of 64 bits.
+    """
     type: int
     """DT_* of dirent.h."""
     name: bytes

@@ -63,7 +63,7 @@ def archive(tmp_path: Path) -> Path:
 
 def test_conformance(module: ModuleType, archive: Path) -> None:
     report = check_driver(lambda: module.DRIVER.factory({"file": str(archive)}))
-    assert len(report.passed) == 23
+    assert len(report.passed) == 25
     assert set(report.skipped.values()) == {"the export is read-only"}
 
 
@@ -143,4 +143,4 @@ def test_as_a_distribution(tmp_path: Path, archive: Path) -> None:
     assert seen.stderr == ""
     names, text, report = seen.stdout.splitlines()
     assert names.startswith("['README', 'absolute', 'empty', 'folder', ")
-    assert (text, report) == ("in a folder", "23 0")
+    assert (text, report) == ("in a folder", "25 0")

@@ -26,6 +26,7 @@ from pyvirtfs.testing.conformance import (
     names,
     qids,
     renaming,
+    times,
     tree,
     xattrs,
 )
@@ -53,6 +54,7 @@ __all__ = [
     "names",
     "qids",
     "renaming",
+    "times",
     "tree",
     "xattrs",
 ]

@@ -13,8 +13,6 @@ from pyvirtfs.fsdev.driver import NOW, SetAttributes
 from pyvirtfs.testing.conformance.check import OTHER_GID, OTHER_UID, check
 from pyvirtfs.testing.conformance.subject import Subject, expect, require
 
-_TICK: Final = 0.02
-"""Seconds; longer than the steps in which file systems tell the time."""
 _HOUR: Final = 3600
 _USER: Final = 1000
 
@@ -25,11 +23,6 @@ def _times(export: Subject, node: Any) -> tuple[int, int]:
         attributes.atime_sec * 1_000_000_000 + attributes.atime_nsec,
         attributes.mtime_sec * 1_000_000_000 + attributes.mtime_nsec,
     )
-
-
-def _ctime(export: Subject, node: Any) -> tuple[int, int]:
-    attributes = export.attributes(node)
-    return attributes.ctime_sec, attributes.ctime_nsec
 
 
 def _set_ids(export: Subject, name: bytes, mode: int) -> Any:
@@ -104,46 +97,6 @@ def times_that_no_clock_shows(export: Subject) -> None:
         with contextlib.suppress(OSError):
             export.setattr(node, SetAttributes(mtime_ns=nanoseconds), 0)
         require(-(1 << 63) <= export.attributes(node).mtime_sec < 1 << 63, "a time does not fit its field")
-
-
-@check("create", "write", "utimes")
-def writing_changes_times(export: Subject) -> None:
-    """A write brings the modification and the change time to the present."""
-    node = export.make_file(b"file")
-    export.setattr(node, SetAttributes(mtime_ns=1), 0)
-    export.fill(node, b"content")
-    require(abs(_times(export, node)[1] / 1e9 - time.time()) < _HOUR, "a write did not change the modification time")
-
-
-@check("create", "utimes", "mkdir", "unlinkat")
-def folders_change_with_their_entries(export: Subject) -> None:
-    """What is made in a folder, or removed, brings its modification time to the present."""
-    folder = export.make_folder(b"folder")
-    export.setattr(folder, SetAttributes(mtime_ns=1), 0)
-    export.release(export.make_file(b"file", at=folder))
-    require(_times(export, folder)[1] > _HOUR, "making a file did not change the folder's modification time")
-    export.setattr(folder, SetAttributes(mtime_ns=1), 0)
-    export.unlinkat(folder, b"file", folder=False)
-    require(_times(export, folder)[1] > _HOUR, "removing a file did not change the folder's modification time")
-
-
-@check("chmod")
-def change_time(export: Subject) -> None:
-    """Every change moves the change time on; `touch_ctime` does nothing else; no change at all changes nothing."""
-    node = export.make_file(b"file", mode=0o644)
-    before = _ctime(export, node)
-    time.sleep(_TICK)
-    export.setattr(node, SetAttributes(mode=0o600), 0)
-    changed = _ctime(export, node)
-    require(changed > before, f"the change time is {changed} after a chmod, and was {before}")
-    time.sleep(_TICK)
-    attributes = export.attributes(node)
-    export.setattr(node, SetAttributes(touch_ctime=True), 0)
-    touched = export.attributes(node)
-    require(_ctime(export, node) > changed, "touch_ctime did not change the change time")
-    expect(touched._replace(ctime_sec=0, ctime_nsec=0), attributes._replace(ctime_sec=0, ctime_nsec=0), "the rest")
-    with export.unchanged():
-        export.setattr(node, SetAttributes(), 0)
 
 
 @check("owners")

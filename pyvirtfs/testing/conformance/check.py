@@ -54,6 +54,11 @@ def _probe_unlink(export: Subject) -> None:
     export.unlinkat(export.root, b"probe", folder=False)
 
 
+def _probe_place(export: Subject) -> None:
+    if export.place(_probe_file(export))[0] is None:
+        raise OSError(errno.EOPNOTSUPP, "the driver does not know where an object is")
+
+
 def _probe_acls(export: Subject) -> None:
     export.getxattr(_probe_file(export), b"system.posix_acl_access")
 
@@ -77,6 +82,7 @@ _PROBES: Final[Mapping[str, Callable[[Subject], Any]]] = {
     "utimes": lambda export: export.setattr(_probe_file(export), SetAttributes(mtime_ns=1), 0),
     "truncate": lambda export: export.setattr(_probe_file(export), SetAttributes(size=1), 0),
     "owners": _probe_owners,
+    "place": _probe_place,
     "xattrs": lambda export: export.setxattr(_probe_file(export), b"user.probe", b"x", 0, 0),
     "acls": _probe_acls,
     "locks": lambda export: export.lock(_probe_file(export), LOCK, LockHolder(object())),

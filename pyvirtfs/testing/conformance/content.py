@@ -135,7 +135,9 @@ def many_pieces(export: Subject) -> None:
         expect(bytes(memory[::2]), _PATTERN[:5000], "what was read into 5000 ranges")
         done, buffers = 0, ViewBuffers(views)
         while done < 5000:
-            done += export.write(file, 5000 + done, buffers.slice(done, 5000 - done))
+            count = export.write(file, 5000 + done, buffers.slice(done, 5000 - done))
+            require(0 < count <= 5000 - done, f"a write of {5000 - done} bytes returned {count}")
+            done += count
         expect(export.content_of(file), _PATTERN[:5000] * 2, "what was written from 5000 ranges")
 
 

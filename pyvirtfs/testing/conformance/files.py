@@ -122,11 +122,15 @@ def create_below_a_file(export: Subject) -> None:
 
 @check("create", "write")
 def truncating_flags(export: Subject) -> None:
-    """O_TRUNC empties a file, at open and at create."""
+    """O_TRUNC empties a file, at open and at create; its size is told as it is, then and after a write."""
     node = export.make_file(b"file", b"content")
+    expect(export.attributes(node).size, 7, "the size before")
     with export.opened(node, os.O_RDWR | os.O_TRUNC) as file:
         expect(export.get(file, 0, 10), b"", "what the file holds after open with O_TRUNC")
+        expect(export.attributes(node).size, 0, "the size after open with O_TRUNC")
         export.put(file, 0, b"again")
+        expect(export.attributes(node).size, 5, "the size after a write to a file that was opened with O_TRUNC")
+    expect(export.attributes(export.find(b"file")).size, 5, "the size after the file was closed")
     _, file, _ = export.create(export.root, b"file", os.O_WRONLY | os.O_TRUNC, 0o644, 0, 0)
     export.close_file(file)
     expect(export.attributes(node).size, 0, "the size after create with O_TRUNC")
@@ -188,12 +192,16 @@ def modes_do_not_bind_who_has_it_open(export: Subject) -> None:
 
 @check("create", "write")
 def syncing(export: Subject) -> None:
-    """Fsync works on files and folders, with datasync and without; what was written stays."""
+    """Fsync works on files and folders, with datasync and without; what was written stays, and when it was."""
     node = export.make_file(b"file")
     with export.opened(node, os.O_RDWR) as file:
         export.put(file, 0, b"content")
+        before = export.attributes(node)
         export.fsync(file, datasync=True)
         export.fsync(file, datasync=False)
         expect(export.get(file, 0, 10), b"content", "what the file holds")
+        after = export.attributes(node)
+        for name in ("size", "mtime_sec", "mtime_nsec", "ctime_sec", "ctime_nsec"):
+            expect(getattr(after, name), getattr(before, name), f"{name} after fsync")
     with export.opened(export.root) as folder:
         export.fsync(folder, datasync=False)

@@ -57,6 +57,22 @@ def nodes_are_independent(export: Subject) -> None:
     require(export.exists(b"folder", b"file"), "the file is gone when nobody holds it")
 
 
+@check("create", "write", "unlinkat")
+def another_node_holds_the_object(export: Subject) -> None:
+    """A walk of no names gives a node of its own: an unlinked object lives on, whichever of the two is released."""
+    for kept in (0, 1):
+        node = export.make_file(b"file", b"content")
+        nodes = node, export.walk(node, [])[1]
+        export.unlinkat(export.root, b"file", folder=False)
+        export.release(nodes[1 - kept])
+        export.release(export.make_file(b"another", b"another"))  # which may take the memory that is free
+        attributes = export.attributes(nodes[kept])
+        expect((attributes.nlink, attributes.size), (0, 7), "nlink and size of an object, its other node released")
+        expect(export.content(nodes[kept]), b"content", "what the object holds, its other node released")
+        export.release(nodes[kept])
+        export.unlinkat(export.root, b"another", folder=False)
+
+
 @check("create", "mkdir", "unlinkat")
 def handles_of_what_is_gone(export: Subject) -> None:
     """Nodes and files of what was removed are given back as any other; what is below a removed folder, too."""

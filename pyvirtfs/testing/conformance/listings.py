@@ -93,6 +93,54 @@ def cookies_survive_deletion(export: Subject) -> None:
 
 
 @check("create", "mkdir", "unlinkat")
+def every_cookie_survives_changes(export: Subject) -> None:
+    """After entries vanish and others come, any cookie goes on where it did: all that stayed behind it, once each."""
+    folder = export.make_folder(b"folder")
+    _fill(export, folder, 60)
+    with export.opened(folder) as file:
+        entries = list(export.batches(file))
+        gone = {entry.name for entry in entries[::3] if entry.name not in _DOTS}
+        for name in gone:
+            export.unlinkat(folder, name, folder=False)
+        new = {*_fill(export, folder, 20, b"new %d")}
+        for at, entry in enumerate(entries, 1):
+            rest = names_of(list(export.batches(file, entry.cookie)))
+            expect(len({*rest}), len(rest), f"how many different entries follow the cookie of entry {at}")
+            stayed = {*names_of(entries[at:])} - gone
+            expect(sorted({*rest} - new), sorted(stayed), f"the entries that stayed behind the cookie of entry {at}")
+
+
+@check("mkdir")
+def dots_lead_up(export: Subject) -> None:
+    """``.`` of a listing has the path of the folder, ``..`` that of the one above; the root's that of the root."""
+    folder = export.make_folder(b"folder")
+    below = export.make_folder(b"below", at=folder)
+    _dots_are(export, export.root, export.root)
+    _dots_are(export, folder, export.root)
+    _dots_are(export, below, folder)
+
+
+@check("mkdir", "renameat")
+def dots_of_a_folder_that_moved(export: Subject) -> None:
+    """``..`` in the listing of a folder that was renamed has the path of the folder that it is in now."""
+    one, two = export.make_folder(b"one"), export.make_folder(b"two")
+    moved = export.make_folder(b"folder", at=one)
+    with export.opened(moved) as file:
+        _dots_are(export, moved, one)
+        export.renameat(one, b"folder", two, b"moved")
+        _dots_are(export, moved, two)
+        above = [entry.qid.path for entry in export.batches(file) if entry.name == b".."]
+        expect(above, [export.qid(two).path], "the path of b'..' where the folder is open since before it moved")
+
+
+def _dots_are(export: Subject, folder: Any, above: Any) -> None:
+    dots = {entry.name: entry.qid for entry in export.entries(folder) if entry.name in _DOTS}
+    for name, node in ((b".", folder), (b"..", above)):
+        require(name in dots, f"{name!r} is not listed")
+        expect(dots[name].path, export.qid(node).path, f"the path of {name!r}")
+
+
+@check("create", "mkdir", "unlinkat")
 def removing_while_listing(export: Subject) -> None:
     """A folder can be emptied while it is listed, as rm -r does it."""
     folder = export.make_folder(b"folder")

@@ -185,6 +185,21 @@ def locks_belong_to_the_object(export: Subject) -> None:
     both.free_for_other(0, 1, wanted=True)
 
 
+@check("locks", "link")
+def links_share_locks(export: Subject) -> None:
+    """Locks belong to the object, not to a name of it: one through another hard link stands in the way."""
+    both = _Two(export)
+    export.link(export.root, both.node, b"link")
+    linked = export.find(b"link")
+    held = exclusive(10, 20)
+    both.must_get(held)
+    expect(export.lock(linked, exclusive(0, None), both.two), False, "a lock through another hard link")
+    expect(export.getlock(linked, exclusive(0, None), both.two), held, "the lock in the way at another hard link")
+    expect(export.lock(linked, exclusive(15, 25), both.one), True, "the same owner through another hard link")
+    export.unlock(linked, exclusive(0, None), both.one)
+    both.free_for_other(0, None, wanted=True)
+
+
 @check("locks")
 def ranges_that_no_file_has(export: Subject) -> None:
     """A range that no file has is refused with an OSError."""

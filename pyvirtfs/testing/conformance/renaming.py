@@ -8,6 +8,7 @@ from typing import Any
 
 from pyvirtfs.testing.conformance.check import check
 from pyvirtfs.testing.conformance.subject import Subject, expect, require
+from pyvirtfs.testing.conformance.tree import is_at
 
 
 @check("create", "write", "renameat", "mkdir")
@@ -150,6 +151,30 @@ def a_renamed_node_knows_its_place(export: Subject) -> None:
     _place(export, node)
     export.remove(node)
     expect(export.names_in(export.root), [b"folder"], "the names after Tremove")
+
+
+@check("create", "mkdir", "renameat", "place")
+def place_tells_where_it_is_now(export: Subject) -> None:
+    """Place gives the folder and the name of an object as of now, after each rename of it or of what it is in."""
+    folder = export.make_folder(b"folder")
+    node = export.make_file(b"file")
+    is_at(export, node, export.root, b"file")
+    export.renameat(export.root, b"file", export.root, b"renamed")
+    is_at(export, node, export.root, b"renamed")
+    export.renameat(export.root, b"renamed", folder, b"moved")
+    is_at(export, node, folder, b"moved")
+    export.renameat(export.root, b"folder", export.root, b"above")
+    is_at(export, node, folder, b"moved")
+    is_at(export, folder, export.root, b"above")
+
+
+@check("create", "link", "place")
+def place_tells_the_name_that_was_walked_to(export: Subject) -> None:
+    """Of an object with two names, place tells the one that the node was found under."""
+    one = export.make_file(b"one")
+    export.link(export.root, one, b"two")
+    is_at(export, one, export.root, b"one")
+    is_at(export, export.find(b"two"), export.root, b"two")
 
 
 @check("create", "rename", "renameat", "link", "remove")

@@ -11,15 +11,21 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Final
 
 from pyvirtfs.fsdev.completion import Completion
-from pyvirtfs.fsdev.driver import Attributes, DirectoryEntry, ExportDriver, Qid
+from pyvirtfs.fsdev.driver import Attributes, DirectoryEntry, ExportDriver, Qid, SetAttributes
 from pyvirtfs.memory.buffers import ViewBuffers
 
 PATIENCE: Final = 10.0
 """Seconds that an answer which comes later may take."""
 
 _AT_ONCE: Final = frozenset({"release", "release_locks", "close"})
-_MAX_ENTRIES: Final = 20_000
-"""Of one folder of a check, many times over; a listing that has more has no end."""
+_MAX_ENTRIES: Final = 200_000
+"""Of one folder, many times over; a listing that has more has no end."""
+_MAX_CONTENT: Final = 64 << 20
+"""Bytes of a file that a check has made, many times over; one that has more has no end."""
+_MAX_OBJECTS: Final = 500
+"""That a snapshot shows; a read-only export may hold any number."""
+_SHOWN: Final = 1 << 20
+"""Bytes of each of them."""
 
 
 class CheckError(AssertionError):
@@ -241,12 +247,14 @@ class Subject:
             return self.content_of(file, step)
 
     def content_of(self, file: Any, step: int = 1 << 16) -> bytes:
-        """All that an open file holds."""
+        """All that an open file holds; it must have an end, where a read gives less than was asked."""
         parts: list[bytes] = []
         offset = 0
         while part := self.get(file, offset, step):
+            require(not parts or len(parts[-1]) == step, f"{self.last}: the read before it gave less, as at the end")
             parts.append(part)
             offset += len(part)
+            require(offset <= _MAX_CONTENT, f"a file has no end: {self.last}")
         return b"".join(parts)
 
     def fill(self, node: Any, data: bytes, offset: int = 0, *, uid: int = 0) -> None:
@@ -258,8 +266,9 @@ class Subject:
 
     def batches(self, file: Any, cookie: int = 0, take: int | None = None) -> Iterator[DirectoryEntry]:
         """The entries of an open folder behind `cookie`, asked for as the server does: `take` of each batch."""
-        count = 0
-        while count < _MAX_ENTRIES:
+        count, asked = 0, set()
+        while count < _MAX_ENTRIES and cookie not in asked:
+            asked.add(cookie)
             batch = self.readdir(file, cookie)
             if not batch:
                 return
@@ -278,23 +287,26 @@ class Subject:
         """The names of a folder in order, without the dots."""
         return sorted(entry.name for entry in self.entries(node) if entry.name not in {b".", b".."})
 
-    def snapshot(self, node: Any = None, path: bytes = b"/") -> dict[bytes, object]:
-        """Everything about the tree but access times, by path."""
-        top = self.root if node is None else node
+    def snapshot(self) -> dict[bytes, object]:
+        """Everything about the tree but access times, by path; of one that is large, the beginning."""
         found: dict[bytes, object] = {}
-        qid, attributes = self.getattr(top)
-        kind = stat.S_IFMT(attributes.mode)
-        seen: object = None
-        if kind == stat.S_IFREG:
-            seen = self.content(top) if attributes.mode & 0o400 else None
-        elif kind == stat.S_IFLNK:
-            seen = self.readlink(top)
-        found[path] = (tuple(qid), tuple(attributes._replace(atime_sec=0, atime_nsec=0)), seen)
-        if kind == stat.S_IFDIR:
-            for name in self.names_in(top):
-                below = self.find(name, at=top)
-                found |= self.snapshot(below, path.rstrip(b"/") + b"/" + name)
-                self.release(below)
+        waiting = [(b"/", self.root)]
+        while waiting:
+            path, node = waiting.pop()
+            qid, attributes = self.getattr(node)
+            kind = stat.S_IFMT(attributes.mode)
+            seen: object = None
+            if kind == stat.S_IFREG and attributes.mode & 0o400:
+                with self.opened(node) as file:
+                    seen = self.get(file, 0, min(attributes.size + 1, _SHOWN))
+            elif kind == stat.S_IFLNK:
+                seen = self.readlink(node)
+            found[path] = (tuple(qid), tuple(attributes._replace(atime_sec=0, atime_nsec=0)), seen)
+            if kind == stat.S_IFDIR:
+                names = self.names_in(node)[: max(_MAX_OBJECTS - len(found) - len(waiting), 0)]
+                waiting += [(path.rstrip(b"/") + b"/" + name, self.find(name, at=node)) for name in names]
+            if node is not self.root:
+                self.release(node)
         return found
 
     def give_back(self, *nodes: Any) -> None:
@@ -310,6 +322,11 @@ def names_of(entries: Sequence[DirectoryEntry]) -> list[bytes]:
 
 def _shown(value: object) -> str:
     """An argument in a message: handles of a driver by their type only."""
+    if isinstance(value, SetAttributes):
+        changes = (
+            f"{key}={change}" for key, change in value._asdict().items() if change is not None and change is not False
+        )
+        return f"SetAttributes({', '.join(changes)})"
     if isinstance(value, (int, bytes, str, type(None), tuple, list)):
         return _short(value) if len(repr(value)) <= 60 else f"{repr(value)[:50]}…"
     return type(value).__name__

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import itertools
 import os
 import stat
 from collections.abc import Iterator
@@ -210,11 +211,13 @@ def listings_restart_anywhere(export: Subject) -> None:
             entries = list(export.batches(file))
             cookies = [entry.cookie for entry in entries]
             expect(len({0, *cookies}), len(cookies) + 1, "how many cookies there are, and 0")
-            require(all(0 < cookie < 1 << 64 for cookie in cookies), f"a cookie is out of range: {cookies}")
+            for cookie in cookies:
+                require(0 < cookie < 1 << 63, f"the cookie {cookie:#x} is not within 1 to 2**63 - 1")
             for at in {0, 1, len(entries) // 2, len(entries)} & {*range(len(entries) + 1)}:
                 rest = list(export.batches(file, cookies[at - 1] if at else 0))
                 expect([e.name for e in rest], [e.name for e in entries[at:]], f"the entries behind entry {at}")
-            expect(list(export.batches(file, take=1)), entries, "the entries, taken one by one")
+            one_by_one = itertools.islice(export.batches(file, take=1), _ENOUGH)
+            expect(list(one_by_one), entries[:_ENOUGH], "the entries, taken one by one")
 
 
 @check()
@@ -223,18 +226,65 @@ def files_can_be_read_in_pieces(export: Subject) -> None:
     for found in objects(export):
         if found.kind != stat.S_IFREG:
             continue
-        with contextlib.suppress(OSError), export.opened(found.node) as file:
-            name = found.entry.name
-            whole = export.get(file, 0, _ROOMY)
-            expect(export.get(file, 0, 0), b"", f"{name!r}, read 0 bytes")
-            if len(whole) == _ROOMY:
-                whole = whole[: _ROOMY // 2]
-            else:
-                expect(export.get(file, len(whole), 100), b"", f"{name!r}, read at its end")
-                expect(export.get(file, len(whole) + 7, 100), b"", f"{name!r}, read behind its end")
-            step = max(len(whole) // 7, 1)
-            for at in range(0, len(whole), step):
-                expect(export.get(file, at, step), whole[at : at + step] or b"", f"{name!r} from byte {at}")
+        file = _open_to_read(export, found)
+        if file is None:
+            continue
+        name = found.entry.name
+        whole = export.get(file, 0, _ROOMY)
+        expect(export.get(file, 0, 0), b"", f"{name!r}, read 0 bytes")
+        if len(whole) < _ROOMY:
+            expect(export.get(file, len(whole), 100), b"", f"{name!r}, read at its end")
+            expect(export.get(file, len(whole) + 7, 100), b"", f"{name!r}, read behind its end")
+        step = max(len(whole) // 7, 1)
+        for at in range(0, len(whole), step):
+            part = whole[at : at + step]
+            expect(export.get(file, at, len(part)), part, f"{name!r} from byte {at}")
+        export.close_file(file)
+
+
+@check()
+def sizes_tell_where_files_end(export: Subject) -> None:
+    """The size of a regular file is where reading ends: a guest that caches reads no further, and zeros up to there."""
+    for found in objects(export):
+        file = _open_to_read(export, found) if found.kind == stat.S_IFREG else None
+        if file is None:
+            continue
+        size, name = export.attributes(found.node).size, found.entry.name
+        near = max(size - 100, 0)
+        expect(near + len(export.get(file, near, 200)), size, f"the end of {name!r}, the size being {size}")
+        expect(export.get(file, size, 100), b"", f"{name!r}, read where its size says that it ends")
+        export.close_file(file)
+
+
+def _open_to_read(export: Subject, found: Found) -> Any:
+    """An open file; None for one that is for writing only."""
+    try:
+        return export.open(found.node, os.O_RDONLY, 0)[0]
+    except OSError:
+        return None
+
+
+def is_at(export: Subject, node: Any, folder: Any, name: bytes) -> None:
+    """Require that `place` tells that folder and that name."""
+    above, seen = export.place(node)
+    expect(seen, name, f"the name that place tells of {name!r}")
+    expect(export.qid(above).path, export.qid(folder).path, f"the path of the folder that place tells of {name!r}")
+    export.release(above)
+
+
+@check()
+def places_are_those_that_walks_led_to(export: Subject) -> None:
+    """Place gives the folder that a node was found in, and its name there; the root is in itself, or nobody knows."""
+    for node, folder, name in (
+        (export.root, export.root, b"/"),
+        *((found.node, found.folder, found.entry.name) for found in objects(export)),
+    ):
+        above, seen = export.place(node)
+        if above is None:
+            expect(seen, b"", "the name that place tells where it tells no folder")
+            continue
+        export.release(above)
+        is_at(export, node, folder, name)
 
 
 @check()

@@ -22,7 +22,9 @@ _FULL: Final = (errno.E2BIG, errno.ENOSPC, errno.ERANGE, errno.EDQUOT)
 
 def _names(export: Subject, node: Any) -> list[bytes]:
     """The attributes of an object that a user made."""
-    return sorted(name for name in export.listxattr(node).split(b"\0") if name.startswith(b"user."))
+    listed = export.listxattr(node)
+    require(listed == b"" or listed.endswith(b"\0"), f"the list of attributes {listed!r} does not end with NUL")
+    return sorted(name for name in listed.split(b"\0") if name.startswith(b"user."))
 
 
 @check("xattrs", "mkdir")
@@ -48,6 +50,22 @@ def attributes_belong_to_the_object(export: Subject) -> None:
     expect(export.getxattr(export.find(b"one"), b"user.x"), b"1", "the value through another node")
     with export.refuses(errno.ENODATA):
         export.getxattr(two, b"user.x")
+
+
+@check("xattrs", "link")
+def links_share_them(export: Subject) -> None:
+    """Extended attributes belong to the object, not to a name of it: hard links share them."""
+    one = export.make_file(b"one")
+    export.setxattr(one, b"user.before", b"1", 0, 0)
+    export.link(export.root, one, b"two")
+    two = export.find(b"two")
+    export.setxattr(two, b"user.after", b"2", 0, 0)
+    for node in (one, two, export.find(b"one")):
+        expect(_names(export, node), [b"user.after", b"user.before"], "the names at each of two hard links")
+        expect(export.getxattr(node, b"user.before"), b"1", "the value that was set before there were two")
+        expect(export.getxattr(node, b"user.after"), b"2", "the value that was set through the other one")
+    export.removexattr(one, b"user.after", 0)
+    expect(_names(export, two), [b"user.before"], "the names after one was removed through the other hard link")
 
 
 @check("xattrs")

@@ -33,7 +33,7 @@ def full_tree(**options: Any) -> SynthDriver:
 @pytest.mark.parametrize("readonly", [False, True])
 def test_conformance(readonly: bool) -> None:
     report = check_driver(lambda: full_tree(readonly=readonly))
-    assert len(report.passed) == 22 + readonly
+    assert len(report.passed) == 24 + readonly
 
 
 def test_a_text_is_made_at_each_open(tree: SynthDriver, export: Subject) -> None:

@@ -69,13 +69,6 @@ def write_as_root(self: Any, file: Any, offset: int, buffers: Any) -> Any:
     return done
 
 
-def write_without_time(self: Any, file: Any, offset: int, buffers: Any) -> Any:
-    status = os.fstat(file.fd)
-    done = Good.write(self, file, offset, buffers)
-    os.utime(file.fd, ns=(status.st_atime_ns, status.st_mtime_ns))
-    return done
-
-
 def statfs_of_each(self: Any, node: Any) -> Any:
     return Good.statfs(self, node)._replace(fsid=node.entry.path)
 
@@ -97,8 +90,6 @@ def statfs_of_each(self: Any, node: Any) -> Any:
             setattr_of(lambda c: c._replace(mtime_ns=c.mtime_ns if c.mtime_ns is None else 1)),
             "NOW set the modification time",
         ),
-        ("change_time", "setattr", setattr_of(lambda c: c._replace(touch_ctime=False)), "touch_ctime did not change"),
-        ("change_time", "setattr", setattr_of(lambda c: c._replace(touch_ctime=True)), "after a call that failed"),
         (
             "sizes",
             "setattr",
@@ -111,7 +102,6 @@ def statfs_of_each(self: Any, node: Any) -> Any:
         ("chown_clears_set_ids", "setattr", as_root, "after a change of the owner"),
         ("truncating_clears_set_ids", "open", open_as_root, "opened the file with O_TRUNC"),
         ("writing_clears_set_ids", "write", write_as_root, "after a user wrote"),
-        ("writing_changes_times", "write", write_without_time, "did not change the modification time"),
         ("symlinks_have_attributes", "setattr", through_the_link, "the times of a symbolic link"),
         ("statfs_is_one_file_systems", "statfs", statfs_of_each, "the fsid of a file"),
     ],

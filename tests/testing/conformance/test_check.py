@@ -19,7 +19,7 @@ def unsupported(*_: Any, **__: Any) -> None:
 
 def test_names_are_unique_and_every_check_says_what_it_is_for() -> None:
     checks = driver_checks()
-    assert len({check.name for check in checks}) == len(checks) > 150
+    assert len({check.name for check in checks}) == len(checks) > 180
     for check in checks:
         assert check.promise.endswith(".")
         assert str(check) == check.name
@@ -31,11 +31,17 @@ def test_names_are_unique_and_every_check_says_what_it_is_for() -> None:
         ("mkdir", "mkdir"), ("symlink", "symlink"), ("mknod", "mknod"), ("link", "link"), ("rename", "rename"),
         ("renameat", "renameat"), ("unlinkat", "unlinkat"), ("remove", "remove"), ("setattr", "chmod"),
         ("setattr", "utimes"), ("setattr", "truncate"), ("setattr", "owners"), ("setxattr", "xattrs"),
-        ("getxattr", "acls"), ("lock", "locks"), ("create", "create"), ("write", "write"), ("create", "write"),
+        ("getxattr", "acls"), ("lock", "locks"), ("place", "place"), ("create", "create"), ("write", "write"),
+        ("create", "write"),
     ],
 )  # fmt: skip
 def test_what_is_not_offered_is_skipped_with_the_reason(faulty: Any, method: str, need: str) -> None:
     assert missing((need,), faulty.factory({method: unsupported}), 1.0) == f"{need} is not offered"
+
+
+def test_who_does_not_know_places_does_not_offer_them(faulty: Any) -> None:
+    assert missing(("place",), faulty.factory(), 1.0) == ""
+    assert missing(("place",), faulty.factory({"place": lambda *_: (None, b"")}), 1.0) == "place is not offered"
 
 
 def test_a_skipped_check_says_why(faulty: Any) -> None:

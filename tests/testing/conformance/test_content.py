@@ -53,6 +53,10 @@ def write_crashes(self: Any, file: Any, offset: int, buffers: Any) -> Any:
     return os.pwritev(file.fd, buffers.views(), offset)
 
 
+def write_of_no_pieces(self: Any, file: Any, offset: int, buffers: Any) -> Any:
+    return 0 if len(buffers.views()) > 1024 else Good.write(self, file, offset, buffers)
+
+
 def write_in_1024_pieces(self: Any, file: Any, offset: int, buffers: Any) -> Any:
     return os.pwritev(file.fd, buffers.views(), offset) if buffers.nbytes else 0
 
@@ -76,6 +80,7 @@ def close_of_all(self: Any, file: Any) -> None:
         ("offsets_that_no_file_has", "write", write_wraps, "but it succeeded"),
         ("offsets_that_no_file_has", "write", write_crashes, "OverflowError"),
         ("many_pieces", "write", write_in_1024_pieces, "saw EINVAL"),
+        ("many_pieces", "write", write_of_no_pieces, "a write of 5000 bytes returned 0"),
         ("closed_files_do_not_disturb", "close_file", close_of_all, "saw EBADF"),
     ],
 )

@@ -60,6 +60,21 @@ def open_of_another(self: Any, node: Any, flags: int, uid: int) -> Any:
     return file, qid._replace(version=qid.version ^ 1)
 
 
+def getattr_of_truncated(self: Any, node: Any) -> Any:
+    qid, attributes = Good.getattr(self, node)
+    return qid, attributes._replace(size=0) if node.entry in getattr(self, "truncated", ()) else attributes
+
+
+def open_that_notes_it(self: Any, node: Any, flags: int, uid: int) -> Any:
+    if flags & os.O_TRUNC:
+        self.truncated = [node.entry]
+    return Good.open(self, node, flags, uid)
+
+
+def fsync_that_touches(self: Any, file: Any, *, datasync: bool) -> None:
+    os.utime(file.fd, ns=(1, 1))
+
+
 def fsync_of_files(self: Any, file: Any, *, datasync: bool) -> None:
     if file.entry.kind != 0o100000:
         raise OSError(errno.EINVAL, "no file")
@@ -80,7 +95,13 @@ def fsync_of_files(self: Any, file: Any, *, datasync: bool) -> None:
         ("access_modes", "open", open_for_all, "expected EBADF, but it succeeded"),
         ("open_tells_the_qid", "open", open_of_another, "the qid that open told"),
         ("syncing", "fsync", fsync_of_files, "saw EINVAL"),
+        ("syncing", "fsync", fsync_that_touches, "mtime_sec after fsync"),
     ],
 )
 def test_faults_are_found(faulty: Any, check: str, method: str, fault: Any, seen: str) -> None:
     assert seen in faulty.failure(f"files.{check}", {method: fault})
+
+
+def test_a_size_that_stays_0_is_found(faulty: Any) -> None:
+    methods = {"getattr": getattr_of_truncated, "open": open_that_notes_it}
+    assert "the size after a write to a file" in faulty.failure("files.truncating_flags", methods)

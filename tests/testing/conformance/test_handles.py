@@ -39,6 +39,13 @@ def release_of_all(self: Any, node: Any) -> None:
         Good.release(self, node)
 
 
+def walk_without_reference(self: Any, node: Any, names: Any) -> Any:
+    found = Good.walk(self, node, names)
+    if not names:
+        node.refs -= 1
+    return found
+
+
 def close_but_for_files(self: Any) -> None:
     kept = {file: os.dup(file.fd) for file in self._files}
     Good.close(self)
@@ -78,6 +85,8 @@ def test_what_piles_up_is_found_although_close_takes_it(faulty: Any, check: str,
     ("check", "method", "fault", "seen"),
     [
         ("nodes_are_independent", "release", release_of_all, "saw EBADF"),
+        ("another_node_holds_the_object", "release", release_of_all, "saw EBADF"),
+        ("another_node_holds_the_object", "walk", walk_without_reference, "saw EBADF"),
         ("close_takes_what_is_left", "close", close_but_for_files, "descriptors leaked"),
         ("close_takes_the_locks", "close", close_but_for_locks, "descriptors leaked"),
     ],

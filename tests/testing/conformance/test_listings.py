@@ -30,6 +30,19 @@ def once_only(self: Any, file: Any, cookie: int) -> Any:
     return Good.readdir(self, file, 0)
 
 
+def dots_of_the_folder(self: Any, file: Any, cookie: int) -> Any:
+    """``..`` has the path of the folder itself."""
+    return [(file.entry.qid if e[3] == b".." else e[0], *e[1:]) for e in Good.readdir(self, file, cookie)]
+
+
+def dots_of_long_ago(self: Any, file: Any, cookie: int) -> Any:
+    """``..`` has the path of where the folder was first."""
+    entries = Good.readdir(self, file, cookie)
+    if not hasattr(self, "above"):
+        self.above = {}
+    return [(self.above.setdefault(file.entry, e[0]), *e[1:]) if e[3] == b".." else e for e in entries]
+
+
 def first_batch(self: Any, file: Any, cookie: int) -> Any:
     return [] if cookie else Good.readdir(self, file, 0)
 
@@ -54,6 +67,9 @@ def all_files(self: Any, file: Any, cookie: int) -> Any:
     ("check", "method", "fault", "seen"),
     [
         ("cookies_survive_deletion", "readdir", by_index, "entries are missing"),
+        ("every_cookie_survives_changes", "readdir", by_index, "the entries that stayed behind the cookie"),
+        ("dots_lead_up", "readdir", dots_of_the_folder, "the path of b'..'"),
+        ("dots_of_a_folder_that_moved", "readdir", dots_of_long_ago, "the path of b'..'"),
         ("the_same_cookie_twice", "readdir", once_only, "the entry behind number"),
         ("many_entries", "readdir", first_batch, "the entries, 1 at a time"),
         ("empty_folders", "readdir", twice, "the entries of an empty folder"),

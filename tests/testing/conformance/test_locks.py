@@ -56,6 +56,11 @@ def getlock_takes_it(self: Any, node: Any, lock: Lock, holder: LockHolder) -> An
     return found
 
 
+def lock_of_a_name(self: Any, node: Any, lock: Lock, holder: LockHolder) -> Any:
+    """Links are other objects to it: it knows the first name only."""
+    return node.name == b"link" or Good.lock(self, node, lock, holder)
+
+
 def release_nothing(self: Any, node: Any, holder: LockHolder) -> Any:
     return 0
 
@@ -73,6 +78,7 @@ def release_nothing(self: Any, node: Any, holder: LockHolder) -> Any:
         ("splitting", "unlock", unlock_what_is_held, "saw EINVAL"),
         ("getlock_tells_who_is_in_the_way", "getlock", lambda *_: None, "the lock in the way"),
         ("getlock_tells_who_is_in_the_way", "getlock", getlock_takes_it, "the first guest asks for"),
+        ("links_share_locks", "lock", lock_of_a_name, "a lock through another hard link"),
         ("release_locks_releases_all", "release_locks", release_nothing, "the ranges released"),
     ],
 )

@@ -47,6 +47,13 @@ def unlinkat_of_anything(self: Any, directory: Any, name: bytes, *, folder: bool
     Good.release(self, node)
 
 
+def unlinkat_as_posix_has_it(self: Any, directory: Any, name: bytes, *, folder: bool) -> None:
+    try:
+        Good.unlinkat(self, directory, name, folder=folder)
+    except IsADirectoryError as error:
+        raise PermissionError(errno.EPERM, "a folder") from error
+
+
 def unlinkat_of_what_is_open(self: Any, directory: Any, name: bytes, *, folder: bool) -> None:
     if self._files:
         raise OSError(errno.EBUSY, "in use")
@@ -78,7 +85,8 @@ def getattr_of_an_old_name(self: Any, node: Any) -> Any:
         ("mkdir_refusals", "mkdir", mkdir_twice, "expected EEXIST, but it succeeded"),
         ("odd_names", "walk", walk_in_lower_case, "cannot be found"),
         ("folders_in_folders", "walk", walk_by_path, "the paths on the way up"),
-        ("unlinkat_tells_folders_from_files", "unlinkat", unlinkat_of_anything, "expected EISDIR or EPERM"),
+        ("unlinkat_tells_folders_from_files", "unlinkat", unlinkat_of_anything, "expected EISDIR, saw ENOTEMPTY"),
+        ("unlinkat_tells_folders_from_files", "unlinkat", unlinkat_as_posix_has_it, "expected EISDIR, saw EPERM"),
         ("unlinked_files_stay_usable", "unlinkat", unlinkat_of_what_is_open, "saw EBUSY"),
         ("remove_of_what_is_not_there", "remove", remove_by_name, "expected ESTALE"),
         ("the_root_cannot_be_removed", "remove", remove_the_root, "expected an OSError, but it succeeded"),

@@ -44,6 +44,28 @@ def renameat_of_one_link(self: Any, old: Any, old_name: bytes, new: Any, new_nam
         os.unlink(old_name, dir_fd=old.entry.fd)
 
 
+def place_where_it_was(self: Any, node: Any) -> Any:
+    """Where a node was when somebody asked first."""
+    if not hasattr(self, "places"):
+        self.places = {}
+    folder, name = Good.place(self, node)
+    return folder, self.places.setdefault(node, name)
+
+
+def place_elsewhere(self: Any, node: Any) -> Any:
+    folder, name = Good.place(self, node)
+    Good.release(self, folder)
+    return Good.attach(self, b"", 0)[0], name
+
+
+def place_of_the_object(self: Any, node: Any) -> Any:
+    """One place for each object, however many names it has."""
+    if not hasattr(self, "places"):
+        self.places = {}
+    folder, name = Good.place(self, node)
+    return folder, self.places.setdefault(node.entry, name)
+
+
 def rename_by_name(self: Any, node: Any, directory: Any, name: bytes) -> None:
     Good._rename(self, node.parent, node.name, directory.entry, name)
 
@@ -62,6 +84,9 @@ def rename_any(self: Any, node: Any, directory: Any, name: bytes) -> None:
         ("rename_refusals", "renameat", renameat_of_what_is_not_there, "expected ENOENT, but it succeeded"),
         ("rename_onto_another_link", "renameat", renameat_of_one_link, "the names of the object"),
         ("rename_of_what_is_not_there", "rename", rename_by_name, "expected ESTALE, saw ENOENT"),
+        ("place_tells_where_it_is_now", "place", place_where_it_was, "the name that place tells of b'renamed'"),
+        ("place_tells_where_it_is_now", "place", place_elsewhere, "the path of the folder that place tells"),
+        ("place_tells_the_name_that_was_walked_to", "place", place_of_the_object, "the name that place tells"),
         ("rename_refuses_the_root", "rename", rename_any, "expected an OSError, but it succeeded"),
     ],
 )

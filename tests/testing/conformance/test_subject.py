@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from pyvirtfs.fsdev.completion import Completion
+from pyvirtfs.fsdev.driver import SetAttributes
 from pyvirtfs.fsdev.local import LocalDriver
 from pyvirtfs.testing import DelayedDriver
 from pyvirtfs.testing.conformance.subject import CheckError, Subject, error_name, expect, require
@@ -32,6 +33,12 @@ def test_messages_name_what_was_expected_and_seen() -> None:
     assert error_name(errno.ENOENT) == "ENOENT"
     assert error_name(12345) == "errno 12345"
     assert error_name(None) == "an OSError without errno"
+
+
+def test_messages_name_the_changes_that_were_asked_for(export: Subject) -> None:
+    node = export.make_file(b"file")
+    export.setattr(node, SetAttributes(size=0, mtime_ns=0, touch_ctime=True), 0)
+    assert export.last == "setattr(Node, SetAttributes(size=0, mtime_ns=0, touch_ctime=True), 0)"
 
 
 def test_refuses(export: Subject) -> None:
@@ -115,6 +122,51 @@ def test_put_insists(export: Subject, monkeypatch: pytest.MonkeyPatch) -> None:
             monkeypatch.setattr(export.driver, "write", lambda *_, count=count: count)
             with pytest.raises(CheckError, match=f"returned {count}"):
                 export.put(file, 0, b"content")
+
+
+@pytest.mark.parametrize("offset", [lambda _at: 0, lambda at: at % 7])
+def test_content_that_goes_on_behind_its_end_is_noticed(
+    export: Subject, offset: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    node = export.make_file(b"file", b"content")
+    read = export.driver.read
+    monkeypatch.setattr(export.driver, "read", lambda file, at, data: read(file, offset(at), data))
+    with pytest.raises(CheckError, match="the read before it gave less"):
+        export.content(node)
+
+
+def test_content_without_end_is_noticed(export: Subject, monkeypatch: pytest.MonkeyPatch) -> None:
+    node = export.make_file(b"file", b"content")
+    monkeypatch.setattr(export.driver, "read", lambda _file, _at, data: data.nbytes)
+    with pytest.raises(CheckError, match="a file has no end"):
+        export.content(node)
+
+
+def test_entries_without_end_are_noticed(export: Subject, monkeypatch: pytest.MonkeyPatch) -> None:
+    def readdir(_file: Any, cookie: int) -> Any:
+        return [((0, 0, 5), number, 8, b"%d" % number) for number in range(cookie + 1, cookie + 1000)]
+
+    monkeypatch.setattr(export.driver, "readdir", readdir)
+    with pytest.raises(CheckError, match="a listing has no end"):
+        export.entries(export.root)
+
+
+def test_a_snapshot_of_a_large_tree_ends(export: Subject, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also one of a folder that holds itself."""
+    export.make_folder(b"folder")
+    entries = [((0x80, 0, 5), number, 4, b"%d" % number) for number in range(1, 1000)]
+    monkeypatch.setattr(export.driver, "readdir", lambda _file, cookie: entries[cookie:])
+    walk = export.driver.walk
+    monkeypatch.setattr(export.driver, "walk", lambda node, names: walk(node, [b"." for _ in names]))
+    assert len(export.snapshot()) == 500
+
+
+def test_a_snapshot_shows_the_beginning_of_large_files(export: Subject) -> None:
+    node = export.make_file(b"file", b"content")
+    export.fill(node, b"end", 100 << 20)
+    shown: Any = export.snapshot()[b"/file"]
+    assert shown[1][5] == (100 << 20) + 3
+    assert shown[2] == b"content".ljust(1 << 20, b"\0")
 
 
 def test_a_listing_without_end_is_noticed(export: Subject, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -73,6 +73,11 @@ def readdir_restarts(self: Any, file: Any, cookie: int) -> Any:
     return entries if not cookie or cookie != entries[-1][1] else []
 
 
+def readdir_with_negative_cookies(self: Any, file: Any, cookie: int) -> Any:
+    top = 1 << 63
+    return [(e[0], e[1] | top, *e[2:]) for e in Good.readdir(self, file, cookie & ~top)]
+
+
 def statfs_without_id(self: Any, node: Any) -> Any:
     return Good.statfs(self, node)._replace(fsid=0)
 
@@ -98,6 +103,7 @@ def read_of_anything(self: Any, file: Any, offset: int, buffers: Any) -> int:
         ("attributes_are_well_formed", "getattr", getattr_with_large_nanoseconds, "mtime_nsec is 1000000000"),
         ("dots_are_listed", "readdir", readdir_without_dots, "how often b'.' is listed"),
         ("listings_restart_anywhere", "readdir", readdir_with_cookie_0, "a listing has no end"),
+        ("listings_restart_anywhere", "readdir", readdir_with_negative_cookies, "is not within 1 to 2**63 - 1"),
         ("listings_restart_anywhere", "readdir", readdir_restarts, "the entries behind entry 1"),
         ("statfs_is_well_formed", "statfs", statfs_without_id, "fsid is 0"),
         ("statfs_is_well_formed", "statfs", statfs_without_blocks, "bsize is 0"),
@@ -114,6 +120,69 @@ def read_of_anything(self: Any, file: Any, offset: int, buffers: Any) -> int:
 )
 def test_faults_are_found(faulty: Any, check: str, method: str, fault: Any, seen: str) -> None:
     assert seen in faulty.failure(f"tree.{check}", {method: fault})
+
+
+def read_less(self: Any, file: Any, offset: int, buffers: Any) -> Any:
+    return Good.read(self, file, offset, buffers.slice(0, min(buffers.nbytes, 65536)))
+
+
+def read_fails_behind_the_start(self: Any, file: Any, offset: int, buffers: Any) -> Any:
+    return fail(errno.EIO) if offset else Good.read(self, file, offset, buffers)
+
+
+def getattr_with_size(change: Any) -> Any:
+    def getattr_(self: Any, node: Any) -> Any:
+        qid, attributes = Good.getattr(self, node)
+        return qid, attributes._replace(size=change(attributes.size))
+
+    return getattr_
+
+
+def place_by_another_name(self: Any, node: Any) -> Any:
+    folder, name = Good.place(self, node)
+    return folder, name if name == b"/" else name.upper()
+
+
+def place_above(self: Any, node: Any) -> Any:
+    folder, name = Good.place(self, node)
+    return Good.walk(self, folder, [b".."]).node, name
+
+
+class TestAnything:
+    """What is looked at in an export that holds something."""
+
+    @staticmethod
+    def outcome(faulty: Any, tmp_path: Path, check: str, **methods: Any) -> str:
+        top = tmp_path / "something"
+        (top / "folder" / "below").mkdir(parents=True)
+        for name, size in (("empty", 0), ("small", 10), ("below/large", 1 << 20), ("below/larger", (1 << 20) + 77)):
+            (top / "folder" / name).write_bytes(os.urandom(size))
+        (top / "link").symlink_to("folder")
+        (top / "unreadable").touch(0)
+        kind: Any = type("ReadOnly", (Good,), methods)
+        return str(faulty.outcome(f"tree.{check}", lambda: kind(top, readonly=True)))
+
+    @pytest.mark.parametrize(
+        ("check", "method", "fault"),
+        [
+            ("files_can_be_read_in_pieces", "read", read_less),
+            ("files_can_be_read_in_pieces", "read", read_fails_behind_the_start),
+            ("sizes_tell_where_files_end", "read", lambda *_: 0),
+            ("sizes_tell_where_files_end", "getattr", getattr_with_size(lambda size: 0)),
+            ("sizes_tell_where_files_end", "getattr", getattr_with_size(lambda size: size + 100)),
+            ("sizes_tell_where_files_end", "getattr", getattr_with_size(lambda size: max(size - 1, 0))),
+            ("places_are_those_that_walks_led_to", "place", place_by_another_name),
+            ("places_are_those_that_walks_led_to", "place", place_above),
+            ("places_are_those_that_walks_led_to", "place", lambda *_: (None, b"name")),
+        ],
+    )
+    def test_faults_are_found(self, faulty: Any, tmp_path: Path, check: str, method: str, fault: Any) -> None:
+        assert self.outcome(faulty, tmp_path / "good", check) == "passed"
+        assert self.outcome(faulty, tmp_path / "bad", check, **{method: fault}) == "failed"
+
+    def test_who_does_not_know_the_place_passes(self, faulty: Any, tmp_path: Path) -> None:
+        check = "places_are_those_that_walks_led_to"
+        assert self.outcome(faulty, tmp_path, check, place=lambda *_: (None, b"")) == "passed"
 
 
 class TestReadonly:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import errno
 from typing import Any
 
 import pytest
@@ -31,6 +32,20 @@ def get_or_nothing(self: Any, node: Any, name: bytes) -> Any:
         return b""
 
 
+def get_of_a_name(self: Any, node: Any, name: bytes) -> Any:
+    if node.name == b"two" and name == b"user.before":
+        raise OSError(errno.ENODATA, "none")
+    return Good.getxattr(self, node, name)
+
+
+def list_of_a_name(self: Any, node: Any) -> Any:
+    return b"user.after\0" if node.name == b"two" else Good.listxattr(self, node)
+
+
+def list_without_end(self: Any, node: Any) -> Any:
+    return Good.listxattr(self, node)[:-1]
+
+
 def remove_all(self: Any, node: Any, name: bytes, uid: int) -> None:
     for known in Good.listxattr(self, node).split(b"\0")[:-1]:
         Good.removexattr(self, node, known, uid)
@@ -54,6 +69,9 @@ def remove_quietly(self: Any, node: Any, name: bytes, uid: int) -> None:
         ("removing", "removexattr", remove_all, "the names after one was removed"),
         ("removing", "removexattr", remove_quietly, "expected ENODATA, but it succeeded"),
         ("attributes_are_kept", "listxattr", lambda *_: b"", "the names of the attributes"),
+        ("attributes_are_kept", "listxattr", list_without_end, "does not end with NUL"),
+        ("links_share_them", "listxattr", list_of_a_name, "the names at each of two hard links"),
+        ("links_share_them", "getxattr", get_of_a_name, "saw ENODATA"),
     ],
 )
 def test_faults_are_found(faulty: Any, check: str, method: str, fault: Any, seen: str) -> None:
