@@ -386,6 +386,45 @@ class BothDrivers(RuleBasedStateMachine):
             )
             assert {e.name for e in local} == {e.name for e in memory}
 
+    # --- what seldom meets by chance ---
+
+    @rule(node=nodes, flags=FLAGS, uid=USERS, mode=st.none() | MODES, data=st.sampled_from([b"", b"data"]))
+    def open_and_use(self, node: Both, flags: int, uid: int, mode: int | None, data: bytes) -> None:
+        new = not self.exists(node, b"a")
+        made = self.ask("create", node, b"a", os.O_RDWR, 0o600, *OWN)
+        if isinstance(made, Refused):
+            return
+        if new:
+            self.paths[made.local[2][2]] = made.memory[2][2]
+        self.same("close_file", Both(made.local[1], made.memory[1]))
+        node = self.held(made.local[0], made.memory[0])
+        file = self.ask("open", node, flags & ~os.O_DIRECTORY, uid)
+        assert isinstance(file, Both)
+        file = Both(file.local[0], file.memory[0])
+        self.same("write", file, 0, ViewBuffers.of(data))
+        self.read(file, 0, 10)
+        if mode is not None:
+            self.same("setattr", node, SetAttributes(mode=mode), 0)
+            self.read(file, 0, 10)
+        self.same("close_file", file)
+
+    @rule(node=nodes, name=NAMES, mode=st.sampled_from([0o2755, 0o6755, 0o2744]), owner=OWNERS)
+    def make_in_a_shared_folder(self, node: Both, name: bytes, mode: int, owner: tuple[int, int]) -> None:
+        folder = self.ask("mkdir", node, name, 0o2777, *OWN)
+        self.made(folder)
+        if isinstance(folder, Refused):
+            return
+        walked = self.ask("walk", node, [name])
+        assert isinstance(walked, Both)
+        shared = self.held(walked.local[1], walked.memory[1])
+        for kind in (stat.S_IFREG, stat.S_IFIFO, stat.S_IFSOCK):
+            self.made(self.ask("mknod", shared, b"%d" % kind, kind | mode, 0, 0, *owner))
+        file = self.ask("create", shared, b"file", os.O_RDWR, mode, *owner)
+        assert isinstance(file, Both)
+        self.paths[file.local[2][2]] = file.memory[2][2]
+        self.same("close_file", Both(file.local[1], file.memory[1]))
+        self.compare(shared)
+
     @rule(file=files)
     def fsync(self, file: Both) -> None:
         self.same("fsync", file, datasync=True)
