@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from pyvirtfs.syscalls import get_effective_capabilities, privilege
+from pyvirtfs.syscalls._linux import ffi
 
 
 def test_as_proc_tells() -> None:
@@ -18,7 +19,7 @@ def test_as_proc_tells() -> None:
 
 def test_both_halves(monkeypatch: pytest.MonkeyPatch) -> None:
     def fill(_header: Any, sets: Any) -> int:
-        privilege.ffi.buffer(sets)[:] = struct.pack("=6I", 1 << 31 | 2, 0, 0, 1 << 8, 0, 0)
+        ffi.buffer(sets)[:] = struct.pack("=6I", 1 << 31 | 2, 0, 0, 1 << 8, 0, 0)
         return 0
 
     monkeypatch.setattr(privilege, "_capget", fill)
@@ -26,7 +27,7 @@ def test_both_halves(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
-    wrong = privilege.ffi.new("char[]", struct.pack("=Ii", privilege._VERSION_3, -1))
+    wrong = ffi.new("char[]", struct.pack("=Ii", privilege._VERSION_3, -1))
     monkeypatch.setattr(privilege, "_HEADER", wrong)
     with pytest.raises(OSError, match="Invalid argument") as caught:
         get_effective_capabilities()
