@@ -3,23 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from pathlib import Path
 from typing import Final
 
-_NUMBERS: Final = {"CAP_CHOWN": 0, "CAP_DAC_OVERRIDE": 1, "CAP_FOWNER": 3, "CAP_FSETID": 4}
+from pyvirtfs.syscalls import get_effective_capabilities
+
+_NUMBERS: Final = {"CAP_CHOWN": 0, "CAP_DAC_OVERRIDE": 1, "CAP_DAC_READ_SEARCH": 2, "CAP_FOWNER": 3, "CAP_FSETID": 4}
 
 
 def effective_capabilities() -> int:
-    """The effective set of this thread, bit by bit; proc_pid_status(5). 0 if the kernel does not tell."""
+    """The effective set of this thread, bit by bit. 0 if the kernel does not tell."""
     try:
-        status = Path("/proc/thread-self/status").read_text(encoding="ascii", errors="replace")
+        return get_effective_capabilities()
     except OSError:
         return 0
-    for line in status.splitlines():
-        key, _, value = line.partition(":")
-        if key == "CapEff":
-            return int(value, 16)
-    return 0
 
 
 def missing_capabilities(names: Iterable[str]) -> list[str]:

@@ -37,6 +37,8 @@ _CHANGE_TIMES: Final = slice(96, 128)
 WRITE_STEP: Final = 0x9E3779B1
 """What one write adds to the seed of the version; large, so that it does not look like a change of the size."""
 _REMEMBERED_WRITES: Final = 1024
+_FORMER_PLACES: Final = 64
+"""So many places that nodes had once are remembered in vain, at least."""
 
 NEVER_ASKED: Final = Qid(0, 0, 0)
 """No object has the version 0."""
@@ -60,13 +62,16 @@ class Entry:
         refs: Nodes of it, nodes below it, open files of it, whoever else holds it.
         writes: Changes made through the export, counted in a large step: timestamps are coarser than writes are fast.
         node: The first node of it, if there is one.
-        more_nodes: Further ones: only of objects with several links.
+        more_nodes: Further ones: only of objects that were found at several places.
+        below: By how many closed folders, at most, the way leads from here to what was found below and is closed;
+            never too small.
         writers: Open files through which it can be truncated although its mode forbids to open it for that.
         mapped: What a mapped security model knows of it.
         closed: How to open it again, while it is closed.
     """
 
     __slots__ = (
+        "below",
         "closed",
         "fd",
         "kind",
@@ -91,7 +96,8 @@ class Entry:
         self.refs = 1
         self.writes = writes
         self.node: Node | None = None
-        self.more_nodes: list[Node] | None = None
+        self.more_nodes: NodeSet | None = None
+        self.below = 0
         self.writers: list[Any] | None = None
         self.mapped: Any = None
         self.closed: Any = None
@@ -125,6 +131,30 @@ class Node:
         self.parent = parent
         self.name = name
         self.refs = 1
+
+
+class NodeSet(dict[Node, None]):
+    """Nodes of one entry, of which there may be many thousands: an object has as many names as it is given."""
+
+    __slots__ = ("_places",)
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._places: dict[tuple[Entry | None, bytes], Node] = {}  # also of nodes that are not there any more
+
+    def at(self, parent: Entry | None, name: bytes) -> Node | None:
+        """The node at a place."""
+        node = self._places.get((parent, name))
+        return node if node is not None and node.parent is parent and node.name == name and node in self else None
+
+    def note(self, node: Node) -> None:
+        """A node is here, and its place is what it says, from now on."""
+        self[node] = None
+        places = self._places
+        if len(places) > 2 * len(self) + _FORMER_PLACES:
+            places.clear()
+            places.update({(each.parent, each.name): each for each in self})
+        places[node.parent, node.name] = node
 
 
 class Closer(Protocol):
@@ -392,16 +422,14 @@ class EntryTable:
         if node.parent is not parent or node.name != name:
             more = entry.more_nodes
             if more is None:
-                more = entry.more_nodes = []
-            for node in more:
-                if node.parent is parent and node.name == name:
-                    break
-            else:
-                node = Node(entry, parent, name)
-                more.append(node)
+                more = entry.more_nodes = NodeSet()
+            found = more.at(parent, name)
+            if found is None:
+                more.note(node := Node(entry, parent, name))
                 if parent is not None:
                     parent.refs += 1
                 return node
+            node = found
         node.refs += 1
         entry.refs -= 1
         return node
@@ -420,9 +448,9 @@ class EntryTable:
             self.closer.before_release(entry)
         more = entry.more_nodes
         if entry.node is node:
-            entry.node = more.pop() if more else None
-        elif more and node in more:
-            more.remove(node)
+            entry.node = more.popitem()[0] if more else None
+        elif more:
+            more.pop(node, None)
         self.drop(entry)
         parent = node.parent
         if parent is not None:
@@ -436,6 +464,13 @@ class EntryTable:
         first = entry.node
         for node in (*((first,) if first is not None else ()), *(entry.more_nodes or ())):
             if node.parent is parent and node.name == name:
-                new_parent.refs += 1
-                node.parent, node.name = new_parent, new_name
+                self.put(node, new_parent, new_name)
                 self.drop(parent)
+
+    def put(self, node: Node, parent: Entry, name: bytes) -> None:
+        """A node has this place from now on; the caller gives its reference of the former folder back."""
+        parent.refs += 1
+        node.parent, node.name = parent, name
+        more = node.entry.more_nodes
+        if more and node in more:
+            more.note(node)

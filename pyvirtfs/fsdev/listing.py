@@ -29,7 +29,8 @@ _DT_UNKNOWN, _DT_DIR, _DT_REG, _DT_LNK = 0, 4, 8, 10
 _QID_TYPES: Final = bytes(
     QID_DIRECTORY if kind == _DT_DIR else QID_SYMLINK if kind == _DT_LNK else 0 for kind in range(256)
 )
-_OVERLAYFS: Final = 0x794C7630
+OVERLAYFS: Final = 0x794C7630
+"""The type that statfs(2) tells of overlayfs."""
 _BTRFS: Final = 0x9123683E
 _BTRFS_SUBVOLUME_INODE: Final = 256
 
@@ -92,7 +93,7 @@ class ListingContext:
         """
         if device not in self.suspects:
             kind = fstatfs(fd).type
-            self.suspects[device] = -1 if kind == _OVERLAYFS else _BTRFS_SUBVOLUME_INODE if kind == _BTRFS else None
+            self.suspects[device] = -1 if kind == OVERLAYFS else _BTRFS_SUBVOLUME_INODE if kind == _BTRFS else None
         return self.suspects[device]
 
     def close(self) -> None:

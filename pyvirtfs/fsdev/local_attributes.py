@@ -12,6 +12,7 @@ import stat
 from typing import Final
 from zlib import crc32
 
+from pyvirtfs.fsdev.acl import ACL_NAMES
 from pyvirtfs.fsdev.driver import NONUNAME, Attributes, Qid, SetAttributes, StatFs
 from pyvirtfs.fsdev.entries import UNPACK_ATTRIBUTES, WRITE_STEP, Entry, Node
 from pyvirtfs.fsdev.local_core import LocalCore, fail
@@ -65,8 +66,8 @@ class LocalAttributes(LocalCore):
             if not 0 <= size < _INT64:
                 fail(errno.EFBIG)
         if mode is not None:
-            self._closer.before_chmod(entry)
-            self._model.chmod(entry, stat.S_IMODE(mode))
+            with self._closer.kept_open(entry):
+                self._model.chmod(entry, stat.S_IMODE(mode))
         if atime is not None or mtime is not None:
             utimens_descriptor(entry.fd, atime, mtime)
         if owner is not None or group is not None:
@@ -77,7 +78,8 @@ class LocalAttributes(LocalCore):
             fchownat(entry.fd, b"", KEEP_ID, KEEP_ID)
 
     def _chown(self, entry: Entry, owner: int | None, group: int | None, uid: int) -> None:
-        self._model.chown(entry, NONUNAME if owner is None else owner, NONUNAME if group is None else group)
+        with self._closer.kept_open(entry):
+            self._model.chown(entry, NONUNAME if owner is None else owner, NONUNAME if group is None else group)
         if self._set_ids_survive and not self._model.keeps_set_ids(entry, uid):
             # Linux did it itself, unless the file system or the model left the owner as it was.
             self._clear_set_ids(entry)
@@ -125,7 +127,11 @@ class LocalAttributes(LocalCore):
         """See `ExportDriver.setxattr`; EOPNOTSUPP as `getxattr`."""
         del uid
         self._check_writable()
-        self._model.setxattr(node.entry, name, value, flags)
+        if name in ACL_NAMES:
+            with self._closer.kept_open(node.entry):  # it changes the mode
+                self._model.setxattr(node.entry, name, value, flags)
+        else:
+            self._model.setxattr(node.entry, name, value, flags)
 
     def removexattr(self, node: Node, name: bytes, uid: int) -> None:
         """See `ExportDriver.removexattr`; EOPNOTSUPP as `getxattr`."""

@@ -224,11 +224,11 @@ class LocalNames(LocalCore):
                 lambda name: table.identify(parent.fd, name)[1] == entry.path,
             )
         finally:
-            if name is None:
-                table.drop(parent)
+            if name is not None:
+                table.put(node, parent, name)
+            table.drop(parent)
         if name is None:
             fail(errno.ESTALE)
-        node.parent, node.name = parent, name
         return parent
 
     def place(self, node: Node) -> tuple[Node | None, bytes]:
@@ -286,6 +286,7 @@ class LocalNames(LocalCore):
         new.writes += WRITE_STEP
         if entry is not None:
             table.moved(entry, old, old_name, new, new_name)
+            self._closer.after_move(entry)
 
     def _is_at(self, number: int, parent: Entry, name: bytes) -> bool:
         """Whether a name still means an object: rename(2) between two links of one object does nothing."""

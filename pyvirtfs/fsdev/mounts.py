@@ -20,7 +20,7 @@ _NONE: Final[frozenset[bytes]] = frozenset()
 def parse_mountinfo(text: bytes) -> dict[bytes, frozenset[bytes]]:
     """The names of the mount points by the path of the folder that they are in; proc_pid_mountinfo(5)."""
     found: dict[bytes, set[bytes]] = {}
-    for line in text.splitlines():
+    for line in text.split(b"\n"):  # a carriage return may be part of a path
         fields = line.split(b" ", 5)
         if len(fields) < 6:
             continue

@@ -38,6 +38,7 @@ from pyvirtfs.syscalls.openat import (
     openat2,
     reopen,
 )
+from pyvirtfs.syscalls.privilege import get_effective_capabilities
 from pyvirtfs.syscalls.statx import (
     FIELDS,
     STATX_ATTR_MOUNT_ROOT,
@@ -101,6 +102,7 @@ __all__ = [
     "fchownat",
     "find_lock",
     "fstatfs",
+    "get_effective_capabilities",
     "get_seals",
     "get_xattr",
     "getdents64",

@@ -42,6 +42,8 @@ int fstatfs(int fd, void *statfsbuf);
 int name_to_handle_at(int dirfd, const char *path, struct file_handle *handle, int *mount_id, int flags);
 int open_by_handle_at(int mount_fd, struct file_handle *handle, int flags);
 
+int capget(void *header, void *data);
+
 /* Takes any number of arguments of any type: it is cast to the right signature where it is used. */
 long syscall(long number);
 """

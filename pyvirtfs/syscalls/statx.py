@@ -96,8 +96,11 @@ def attribute_reader() -> AttributeReader:
     return read
 
 
-def buffer_reader() -> tuple[Callable[..., None], memoryview]:
+def buffer_reader(further: int = 0) -> tuple[Callable[..., None], memoryview]:
     """As `attribute_reader`, for those who want few of the fields, or their bytes.
+
+    Args:
+        further: STATX_* bits of what to find out besides.
 
     Returns:
         A function ``read(fd)`` or ``read(fd, name)``, and the `STATX_NBYTES` bytes that it fills with a struct statx.
@@ -105,7 +108,7 @@ def buffer_reader() -> tuple[Callable[..., None], memoryview]:
     """
     buffer = ffi.new("char[]", STATX_NBYTES)
     view = memoryview(ffi.buffer(buffer))
-    call, flags, mask = _statx, _FLAGS, _MASK
+    call, flags, mask = _statx, _FLAGS, _MASK | further
 
     def read(fd: int, name: bytes = b"") -> None:
         while call(fd, name, flags, mask, buffer):

@@ -1,7 +1,7 @@
 from __future__ import annotations
 
+import errno
 import os
-from pathlib import Path
 
 import pytest
 
@@ -22,9 +22,9 @@ def test_missing(monkeypatch: pytest.MonkeyPatch) -> None:
     ]  # fmt: skip
 
 
-def test_without_proc(monkeypatch: pytest.MonkeyPatch) -> None:
-    def refuse(*_args: object, **_keywords: object) -> str:
-        raise FileNotFoundError
+def test_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse() -> int:
+        raise OSError(errno.EPERM, "refused")
 
-    monkeypatch.setattr(Path, "read_text", refuse)
+    monkeypatch.setattr(capabilities, "get_effective_capabilities", refuse)
     assert capabilities.effective_capabilities() == 0

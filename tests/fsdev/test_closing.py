@@ -14,23 +14,15 @@ from typing import Any
 
 import pytest
 
-from pyvirtfs.fsdev.closing import ClosedEntry, LeastRecentlyOpened
+from pyvirtfs.fsdev.closing import ClosedEntry
 from pyvirtfs.fsdev.driver import Lock, LockHolder, SetAttributes
 from pyvirtfs.fsdev.entries import Entry, Node
 from pyvirtfs.fsdev.local import LocalDriver
 from pyvirtfs.fsdev.local_core import ClosedFile, LocalFile
 from pyvirtfs.memory.buffers import ViewBuffers
+from tests.fsdev.small_budget import BUDGET, MANY, content, export_of, held, hold_many, read, release, walk, write
 
-BUDGET = 48
-MANY = 200
 FULL = "Too many open files in system"
-
-
-def handles_work(path: Path) -> bool:
-    driver = LocalDriver(path)
-    works = driver._closer._try_handles()
-    driver.close()
-    return works
 
 
 @pytest.fixture(params=["handles", "names"])
@@ -38,62 +30,9 @@ def small(
     request: pytest.FixtureRequest, root: Path, no_leak: None, monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[LocalDriver]:
     """A driver with a small budget, and a folder with many files, each of which holds its own name."""
-    if request.param == "names":
-        monkeypatch.setattr(LeastRecentlyOpened, "_try_handles", lambda _self: False)
-    elif not handles_work(root):
-        pytest.skip("this process may not open by handle, or the file system has none")
-    (root / "many").mkdir()
-    for index in range(MANY):
-        (root / "many" / f"{index}").write_bytes(b"%d" % index)
-    export = LocalDriver(root, max_descriptors=BUDGET)
+    export = export_of(root, request.param, monkeypatch)
     yield export
     export.close()
-
-
-def walk(driver: LocalDriver, path: bytes) -> Node:
-    top, _ = driver.attach(b"", 0)
-    found = driver.walk(top, path.split(b"/")).node
-    driver.release(top)
-    assert found is not None
-    return found
-
-
-def read(driver: LocalDriver, file: LocalFile, nbytes: int = 100) -> bytes:
-    data = bytearray(nbytes)
-    return bytes(data[: driver.read(file, 0, ViewBuffers.of(data))])
-
-
-def write(driver: LocalDriver, file: LocalFile, data: bytes) -> int:
-    return driver.write(file, 0, ViewBuffers.of(bytearray(data)))
-
-
-def content(driver: LocalDriver, node: Node) -> bytes:
-    file, _ = driver.open(node, os.O_RDONLY, 0)
-    try:
-        return read(driver, file)
-    finally:
-        driver.close_file(file)
-
-
-def held() -> int:
-    return len(os.listdir("/proc/self/fd"))
-
-
-def hold_many(driver: LocalDriver) -> list[Node]:
-    """Hold all files of the folder, which closes whatever can be closed of what was held before."""
-    folder = walk(driver, b"many")
-    nodes = []
-    for index in range(MANY):
-        node = driver.walk(folder, [b"%d" % index]).node
-        assert node is not None
-        nodes.append(node)
-    driver.release(folder)
-    return nodes
-
-
-def release(driver: LocalDriver, nodes: list[Node]) -> None:
-    for node in nodes:
-        driver.release(node)
 
 
 def test_a_guest_may_hold_more_objects_than_there_are_descriptors(small: LocalDriver) -> None:
@@ -354,7 +293,7 @@ def test_a_folder_known_only_from_what_is_below_it(small: LocalDriver, root: Pat
 
 def test_a_mode_that_forbids_to_open_it_again(small: LocalDriver, root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Without the privilege to override modes, an open file whose mode changes is opened before that."""
-    small._closer._opens_anything = False
+    monkeypatch.setattr("pyvirtfs.fsdev.closing._opens_anything", lambda: False)
     node = walk(small, b"many/0")
     file, _ = small.open(node, os.O_RDWR, 0)
     nodes = hold_many(small)

@@ -157,3 +157,74 @@ class References(RuleBasedStateMachine):
 
 References.TestCase.settings = settings(max_examples=20, stateful_step_count=30, deadline=None)
 TestReferences = References.TestCase
+
+
+class Counted(bytes):
+    """A name that knows how often one of them was compared with another."""
+
+    compared = 0
+
+    def __eq__(self, other: object) -> bool:
+        Counted.compared += 1
+        return bytes.__eq__(self, other)
+
+    def __hash__(self) -> int:
+        return bytes.__hash__(self)
+
+
+@pytest.mark.parametrize("step", [1, -1])
+def test_an_object_with_many_names(table: EntryTable, root: Path, step: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """They are found, and forgotten in any order, without being looked through."""
+    count = 2000
+    monkeypatch.setattr(Counted, "compared", 0)
+    names = [Counted(b"%d" % index) for index in range(count)]
+    for name in names:
+        os.link(root / "a" / "file", root / os.fsdecode(name))
+    nodes = [table.find(table.root, name)[0] for name in names]
+    assert len(set(nodes)) == count
+    assert [table.find(table.root, Counted(name))[0] for name in names] == nodes
+    assert len({node.entry for node in nodes}) == 1
+    for node in [*nodes, *nodes][::step]:
+        table.release(node)
+    assert len(table) == 1
+    assert table.root.refs == 1
+    assert Counted.compared < 20 * count
+
+
+def test_one_name_that_moves_on_and_on(table: EntryTable) -> None:
+    """Former places are forgotten some time."""
+    a, _ = table.find(table.root, b"a")
+    b, _ = table.find(table.root, b"b")
+    file, _ = table.find(a.entry, b"file")
+    link, _ = table.find(b.entry, b"link")
+    entry = file.entry
+    for index in range(1000):
+        table.moved(entry, link.parent or table.root, link.name, (a, b)[index % 2].entry, b"%d" % index)
+    more = entry.more_nodes
+    assert more is not None
+    assert list(more) == [link]
+    assert len(more._places) < 100
+    assert more.at(b.entry, b"999") is link
+    assert more.at(b.entry, b"link") is None
+    again, _ = table.adopt(os.open(b"file", PATH_FLAGS, dir_fd=a.entry.fd))
+    assert table.place(again, b.entry, b"999") is link
+    for node in (link, link, file, a, b):
+        table.release(node)
+    assert len(table) == 1
+    assert table.root.refs == 1
+
+
+def test_a_name_that_becomes_that_of_another_node(table: EntryTable) -> None:
+    a, _ = table.find(table.root, b"a")
+    b, _ = table.find(table.root, b"b")
+    first, _ = table.find(a.entry, b"file")
+    second, _ = table.find(b.entry, b"link")
+    entry = first.entry
+    third = table.place(table.adopt(os.open(b"link", PATH_FLAGS, dir_fd=b.entry.fd))[0], None, b"")
+    table.put(third, b.entry, b"link")  # it was found from below first
+    table.moved(entry, b.entry, b"link", a.entry, b"file")
+    assert {(node.parent, node.name) for node in (first, second, third)} == {(a.entry, b"file")}
+    for node in (second, third, first, a, b):
+        table.release(node)
+    assert len(table) == 1
+    assert table.root.refs == 1

@@ -16,12 +16,13 @@ def test_parse() -> None:
         b"36 35 98:0 /mnt1 /mnt2 rw,noatime master:1 - ext3 /dev/root rw\n"
         b"37 36 0:5 / /mnt2/with\\040space rw - tmpfs none rw\n"
         b"38 36 0:6 / /mnt2/back\\134slash/x rw - tmpfs none rw\n"
+        b"39 36 0:7 / /mnt2/carriage\rreturn rw - tmpfs none rw\n"
         b"1 1 0:1 / / rw - rootfs rootfs rw\n"
         b"garbage\n\n"
     )
     assert parse_mountinfo(text) == {
         b"/": frozenset({b"mnt2"}),
-        b"/mnt2": frozenset({b"with space"}),
+        b"/mnt2": frozenset({b"with space", b"carriage\rreturn"}),
         b"/mnt2/back\\slash": frozenset({b"x"}),
     }
 
