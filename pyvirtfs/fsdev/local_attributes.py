@@ -12,6 +12,7 @@ import stat
 from typing import Final
 from zlib import crc32
 
+from pyvirtfs.fsdev.acl import ACL_NAMES
 from pyvirtfs.fsdev.driver import NONUNAME, Attributes, Qid, SetAttributes, StatFs
 from pyvirtfs.fsdev.entries import UNPACK_ATTRIBUTES, WRITE_STEP, Entry, Node
 from pyvirtfs.fsdev.local_core import LocalCore, fail
@@ -64,8 +65,9 @@ class LocalAttributes(LocalCore):
                 fail(errno.EISDIR if entry.kind == stat.S_IFDIR else errno.EINVAL)
             if not 0 <= size < _INT64:
                 fail(errno.EFBIG)
-        if mode is not None:
+        if mode is not None or owner is not None or group is not None:
             self._closer.before_chmod(entry)
+        if mode is not None:
             self._model.chmod(entry, stat.S_IMODE(mode))
         if atime is not None or mtime is not None:
             utimens_descriptor(entry.fd, atime, mtime)
@@ -125,7 +127,10 @@ class LocalAttributes(LocalCore):
         """See `ExportDriver.setxattr`; EOPNOTSUPP as `getxattr`."""
         del uid
         self._check_writable()
-        self._model.setxattr(node.entry, name, value, flags)
+        entry = node.entry
+        if name in ACL_NAMES:  # which may set the mode, too
+            self._closer.before_chmod(entry)
+        self._model.setxattr(entry, name, value, flags)
 
     def removexattr(self, node: Node, name: bytes, uid: int) -> None:
         """See `ExportDriver.removexattr`; EOPNOTSUPP as `getxattr`."""
