@@ -21,6 +21,7 @@ from pyvirtfs.p9.messages import PLAIN, STAT, STAT_UNIX, UNIX, Vocabulary
 from pyvirtfs.testing import Pair, check_descriptors, pair
 
 IS_ROOT = os.geteuid() == 0
+needs_root = pytest.mark.skipif(not IS_ROOT, reason="needs root")
 ONES = 0xFFFFFFFF
 MSIZE = 65536
 _ROOMS = {"Tstat": 8192, "Tversion": 4096}
@@ -363,6 +364,62 @@ def test_a_rename_replaces_in_9p2000_u_only(client: Older, export: Path) -> None
     else:
         refused(client, "File exists", client.wstat, 1, name=b"other")
         assert (export / "other").read_bytes() == b"other"
+
+
+# --- security models ---
+
+
+@needs_root
+@pytest.mark.parametrize("model", ["passthrough", "none"])
+def test_files_in_a_folder_of_a_group_in_no_range(export: Path, model: str) -> None:
+    """A client cannot choose another group; what it makes is its user's, and nothing of it the server's."""
+    export.chmod(0o777)
+    os.chown(export, 0, 77)
+    with pair(f"local,path={export},security_model={model},uidmap=0:100000:1000,gidmap=0:200000:1000") as both:
+        client = Older(both, UNIX)
+        client.walk(1)
+        client.create(1, b"new", 0o644, c.ORDWR)
+        assert ((export / "new").stat().st_uid, (export / "new").stat().st_gid) == (100000, 77)
+        assert (client.stat(1)["n_uid"], client.stat(1)["n_gid"]) == (0, 65534)
+        refused(client, "Invalid argument", client.wstat, 1, n_uid=1000)
+        client = Older(both, PLAIN)  # which names no user: it is 65534, who is in no range
+        client.walk(1)
+        refused(client, "Invalid argument", client.create, 1, b"other", 0o644, c.ORDWR)
+    assert not (export / "other").exists()
+
+
+@pytest.mark.parametrize("model", ["passthrough" if IS_ROOT else "none", "mapped-file"])
+def test_a_name_that_is_gone_is_still_told(export: Path, model: str) -> None:
+    with pair(f"local,path={export},security_model={model}") as both:
+        client = Older(both, UNIX)
+        client.walk(1)
+        client.create(1, b"new", 0o644, c.ORDWR)
+        client.walk(2, b"new")
+        client.call("Tremove", fid=2)
+        assert client.stat(1)["name"] == b"new"
+        client.wstat(1, name=b"new", mode=0o600)
+        assert client.stat(1)["mode"] == 0o600
+        refused(client, "file has been removed", client.wstat, 1, name=b"other")
+
+
+def test_a_hidden_name_changes_nothing(export: Path) -> None:
+    with pair(f"local,path={export},security_model=mapped-file") as both:
+        client = Older(both, UNIX)
+        client.walk(1)
+        client.create(1, b"new", 0o644, c.ORDWR)
+        refused(client, "Invalid argument", client.wstat, 1, name=b".virtfs_metadata", mode=0o600)
+        assert client.stat(1)["mode"] == 0o644
+
+
+@pytest.mark.parametrize("model", [pytest.param("passthrough", marks=needs_root), "mapped-file"])
+def test_set_id_bits_come_with_a_new_owner(export: Path, model: str) -> None:
+    with pair(f"local,path={export},security_model={model}") as both:
+        client = Older(both, UNIX)
+        client.walk(1)
+        client.create(1, b"new", 0o644, c.ORDWR)
+        client.wstat(1, mode=c.DMSETUID | c.DMSETGID | 0o755, n_uid=8, n_gid=9)
+        found = client.stat(1)
+        assert (found["mode"], found["n_uid"], found["n_gid"]) == (c.DMSETUID | c.DMSETGID | 0o755, 8, 9)
 
 
 # --- readonly (H163) ---

@@ -11,9 +11,11 @@ from pathlib import Path
 
 import pytest
 
+from pyvirtfs.errors import ConfigError
 from pyvirtfs.fsdev.driver import NOW, SetAttributes, StatFs
 from pyvirtfs.fsdev.entries import Node
 from pyvirtfs.fsdev.local import LocalDriver
+from pyvirtfs.memory.buffers import ViewBuffers
 
 At = Callable[[bytes], Node]
 pytestmark = [
@@ -246,6 +248,50 @@ def test_acls(driver: LocalDriver, at: At, root: Path) -> None:
         assert export.listxattr(file) == b""
         with pytest.raises(OSError, match="not supported"):
             export.getxattr(file, b"system.posix_acl_access")
+
+
+READ_ONLY_ACL = struct.pack("<I" + "HHI" * 3, 2, 1, 4, 0xFFFFFFFF, 4, 4, 0xFFFFFFFF, 0x20, 0, 0xFFFFFFFF)
+
+
+@pytest.mark.parametrize("how", ["mode", "acl"])
+def test_an_open_file_stays_writable(
+    root: Path, security_model: str, no_leak: None, monkeypatch: pytest.MonkeyPatch, how: str
+) -> None:
+    """Also one that is closed for now, which the new mode would forbid an ordinary user to open again."""
+    if (security_model, how) in {("none", "acl"), ("mapped-xattr", "acl")}:
+        pytest.skip("no ACLs of the host")
+    for index in range(60):
+        (root / f"{index}").touch()
+    try:
+        driver = LocalDriver(root, security_model, max_descriptors=20)
+    except ConfigError as error:
+        pytest.skip(str(error))
+    monkeypatch.setattr("pyvirtfs.fsdev.closing._opens_anything", lambda: False)
+    top, _ = driver.attach(b"", 0)
+    node, file, _ = driver.create(top, b"new", os.O_RDWR, 0o600, os.geteuid(), os.getegid())
+    held = []
+    for index in range(40):
+        found = driver.walk(top, [b"%d" % index]).node
+        assert found is not None
+        held.append((found, driver.open(found, os.O_RDWR, 0)[0]))
+
+    def is_closed() -> bool:
+        return file.closer is not None
+
+    assert is_closed()
+    try:
+        if how == "mode":
+            driver.setattr(node, SetAttributes(mode=0o400), 0)
+        else:
+            driver.setxattr(node, b"system.posix_acl_access", READ_ONLY_ACL, 0, 0)
+    except OSError as error:
+        if error.errno != errno.EOPNOTSUPP:
+            raise
+        driver.close()
+        pytest.skip("no ACLs on this file system")
+    assert not is_closed()
+    assert driver.write(file, 0, ViewBuffers.of(bytearray(b"x"))) == 1
+    driver.close()
 
 
 class LocalContext:

@@ -108,13 +108,6 @@ class MappedTable(EntryTable):
                 entry.qid = qid = _new(Qid, (entry.qid_type, qid[1], qid[2]))
         return node, qid
 
-    def detach(self, entry: Entry, parent: Entry, name: bytes) -> None:
-        """The name does not mean the object any more: its node has no name from now on."""
-        first = entry.node
-        for node in (*((first,) if first is not None else ()), *(entry.more_nodes or ())):
-            if node.parent is parent and node.name == name:
-                node.name = b""
-
 
 class MappedModel(SecurityModel):
     """The mapped models.

@@ -9,7 +9,8 @@ which a new object of that name replaces.
 
 Metadata belongs to the inode: whichever of the names of an object somebody has walked to, it is read where it was found
 first. Before it is read or written there, that name must still mean the object. When no known name does any more, what
-was known last counts, and changes of it live in memory, as long as somebody holds the object.
+was known last counts. A change of it is written where another name is found in a folder in which the object once was,
+or else where somebody walks to it next; until then it lives in memory, as long as somebody holds the object.
 """
 
 from __future__ import annotations
@@ -21,7 +22,8 @@ import stat
 import struct
 from typing import Final, TypeAlias
 
-from pyvirtfs.fsdev.entries import Entry
+from pyvirtfs.fsdev.entries import Entry, Node
+from pyvirtfs.fsdev.listing import find_name
 from pyvirtfs.fsdev.security import metadata_store as store
 from pyvirtfs.fsdev.security.mapped import NOTHING, MappedModel, Overrides, is_past
 from pyvirtfs.fsdev.security.metadata_format import dump, parse
@@ -29,14 +31,23 @@ from pyvirtfs.syscalls import KEEP_ID, buffer_reader, fchownat
 
 _UNPACK_KEY: Final = struct.Struct("=28xH2xQQ48xqI").unpack_from
 """stx_mode, stx_ino, stx_size and stx_ctime of struct statx: as long as they stay, a metadata file does."""
-_ABSENT: Final = frozenset({errno.ENOENT, errno.ENOTDIR})
+_ABSENT: Final = frozenset({errno.ENOENT, errno.ENOTDIR, errno.ESTALE})
+"""There is none, or the folder in which the object was found was closed and is gone."""
 _FORBIDDEN: Final = frozenset({errno.EACCES, errno.EPERM, errno.ELOOP})
 _NOT_EMPTY: Final = frozenset({errno.ENOTEMPTY, errno.EEXIST})
 _DOTS: Final = frozenset({b".", b".."})
 
-_Known: TypeAlias = tuple[tuple[int, ...] | None, Overrides]
-"""What an entry remembers: what the metadata file was like when it was read (None: it must be read again), and what
-it said."""
+_Place: TypeAlias = tuple[Entry, bytes]
+"""A folder, and a name in it; the root has no name, in itself."""
+_Known: TypeAlias = tuple[tuple[int, ...] | None, Overrides, Overrides]
+"""What an entry remembers: what the metadata file was like when it was read (None: it must be read again), what it
+said, and what is to be written into it, because no name was known when that was changed."""
+
+
+def _nodes(entry: Entry) -> tuple[Node, ...]:
+    """Where an entry was found."""
+    first = entry.node
+    return () if first is None else (first, *(entry.more_nodes or ()))
 
 
 class MappedFile(MappedModel):
@@ -53,26 +64,43 @@ class MappedFile(MappedModel):
 
     # --- what is kept ---
 
-    def _place(self, entry: Entry) -> tuple[int, bytes] | None:
-        """A folder in which an object was found, and its name there; None if that name is known to be gone."""
+    def _place(self, entry: Entry) -> _Place | None:
+        """Where an object was found."""
         node = entry.node
         if node is None:
             return None
         parent = node.parent
         if parent is not None and node.name:
-            return parent.fd, node.name
-        return (entry.fd, b"") if entry is self.table.root else None
+            return parent, node.name
+        return (entry, b"") if entry is self.table.root else None
 
-    def _present_place(self, entry: Entry) -> tuple[int, bytes] | None:
-        """A folder that an object is in, and its name there, checked a moment ago."""
+    def _present_place(self, entry: Entry) -> _Place | None:
+        """Where an object is, checked a moment ago."""
         if entry is self.table.root:
-            return entry.fd, b""
-        first = entry.node
-        for node in (*((first,) if first is not None else ()), *(entry.more_nodes or ())):
+            return entry, b""
+        for node in _nodes(entry):
             parent = node.parent
             if parent is not None and node.name and self._number(parent, node.name) == entry.path:
-                return parent.fd, node.name
+                return parent, node.name
         return None
+
+    def _any_place(self, entry: Entry) -> _Place | None:
+        """As `_present_place`; or another name in a folder in which the object was found: it may be a long search."""
+        place = self._present_place(entry)
+        if place is not None:
+            return place
+        host = self.table.stat(entry.fd)
+        if not host.nlink:
+            return None
+        for parent in {node.parent for node in _nodes(entry) if node.parent is not None}:
+            with contextlib.suppress(OSError):
+                name = self._name_in(parent, entry, host.ino)
+                if name is not None:
+                    return parent, name
+        return None
+
+    def _name_in(self, parent: Entry, entry: Entry, inode: int) -> bytes | None:
+        return find_name(parent.proc_path, inode, lambda name: self._number(parent, name) == entry.path)
 
     def _number(self, parent: Entry, name: bytes) -> int | None:
         """The number of what a name means, if it means anything."""
@@ -85,22 +113,46 @@ class MappedFile(MappedModel):
         """See `MappedModel.look_up`."""
         known: _Known | None = entry.mapped
         place = self._place(entry)
+        changes = NOTHING
         if known is not None:
             if not host[0]:  # unlinked
                 return known[1]
             with contextlib.suppress(OSError):
                 if place is not None and known[0] is not None:
-                    self._statx(place[0], store.path_of(place[1]))
+                    self._statx(place[0].fd, store.path_of(place[1]))
                     if _UNPACK_KEY(self._buffer) == known[0]:
                         return known[1]
             place = self._present_place(entry)
             if place is None:
                 return known[1]
-        return NOTHING if place is None else self._read(entry, host, *place)
+            changes = known[2]
+        if place is None:
+            return NOTHING
+        kept = self._read(entry, host, *place)
+        return kept if changes == NOTHING else self._catch_up(entry, host, place, kept, changes)
 
-    def _read(self, entry: Entry, host: tuple[int, ...], fd: int, name: bytes) -> Overrides:
+    def _catch_up(
+        self, entry: Entry, host: tuple[int, ...], place: _Place, kept: Overrides, changes: Overrides
+    ) -> Overrides:
+        """Write what was changed while no name was known; what cannot be written now is kept for the next time."""
+        kept = kept.updated(changes)
+        try:
+            self._write(host, place, kept)
+        except OSError:
+            entry.mapped = None, kept, changes
+        else:
+            entry.mapped = None, kept, NOTHING
+        return kept
+
+    def _write(self, host: tuple[int, ...], place: _Place, kept: Overrides) -> None:
+        """Write the metadata of an object at a place."""
+        parent, name = place
+        store.write(parent.fd, name, dump(kept), shared=host[0] > 1 and not stat.S_ISDIR(host[3]))
+
+    def _read(self, entry: Entry, host: tuple[int, ...], parent: Entry, name: bytes) -> Overrides:
         """Read the metadata of an object at a place."""
         try:
+            fd = parent.fd
             self._statx(fd, store.path_of(name))
             key = _UNPACK_KEY(self._buffer)
             trusted = is_past(key[3], key[4])
@@ -110,7 +162,7 @@ class MappedFile(MappedModel):
         except OSError as error:
             return self._without(entry, host[3], error)
         kept = self.judge(entry, host[3], found, problem)
-        entry.mapped = key if trusted else None, kept
+        entry.mapped = key if trusted else None, kept, NOTHING
         return kept
 
     def _without(self, entry: Entry, host_mode: int, error: OSError) -> Overrides:
@@ -121,25 +173,27 @@ class MappedFile(MappedModel):
             problem = f"its metadata cannot be read: {error.strerror}"
         else:
             raise error
-        entry.mapped = None, NOTHING
+        entry.mapped = None, NOTHING, NOTHING
         return self.judge(entry, host_mode, NOTHING, problem)
 
     def keep(self, entry: Entry, changes: Overrides) -> None:
         """See `MappedModel.keep`."""
         host = self.table.stat(entry.fd)
         kept = self.look_up(entry, host).updated(changes)
-        place = self._present_place(entry)
+        known: _Known | None = entry.mapped
+        place = self._any_place(entry)
         if place is not None:
-            fd, name = place
-            store.write(fd, name, dump(kept), shared=host.nlink > 1 and not stat.S_ISDIR(host.mode))
-        entry.mapped = None, kept
+            self._write(host, place, kept)
+            entry.mapped = None, kept, NOTHING
+        else:
+            entry.mapped = None, kept, changes if known is None else known[2].updated(changes)
         with contextlib.suppress(OSError):  # the guest expects the ctime to change
             fchownat(entry.fd, b"", KEEP_ID, KEEP_ID)
 
     def keep_new(self, entry: Entry, parent: Entry, name: bytes, first: Overrides) -> None:
         """See `MappedModel.keep_new`."""
         store.write(parent.fd, name, dump(first))
-        entry.mapped = None, first
+        entry.mapped = None, first, NOTHING
 
     # --- names ---
 
@@ -147,33 +201,38 @@ class MappedFile(MappedModel):
         """See `SecurityModel.beside`."""
         return store.FOLDER, store.path_of(name)
 
-    def _held(self, parent: Entry, name: bytes) -> Entry | None:
-        """The object that a name means, if somebody holds it; what is kept of it is remembered from now on."""
+    def _remember(self, parent: Entry, name: bytes) -> None:
+        """A name is about to be lost: if somebody holds its object, what is kept of that is remembered from now on."""
         table = self.table
         try:
             entry = table.get(table.identify(parent.fd, name)[1])
         except OSError:  # it is not there, or not the guest's: the operation itself will say so
-            return None
-        if entry is not None:
-            self.look_up(entry, table.stat(entry.fd))
-        return entry
+            return
+        if entry is None:
+            return
+        try:
+            fd = entry.fd
+        except OSError as error:
+            if error.errno == errno.ESTALE:  # it was closed, and is gone; its number means another object by now
+                return
+            raise
+        self.look_up(entry, table.stat(fd))
 
-    def _gone(self, entry: Entry | None, parent: Entry, name: bytes) -> None:
+    def _gone(self, parent: Entry, name: bytes) -> None:
         """A name was removed."""
-        if entry is not None:
-            self.table.detach(entry, parent, name)
         with contextlib.suppress(OSError):  # the object is gone; metadata without one does no harm
             store.remove(parent.fd, name)
 
     def link(self, entry: Entry, parent: Entry, name: bytes) -> None:
         """See `SecurityModel.link`."""
+        place = self._any_place(entry)
         super().link(entry, parent, name)
         try:
-            parent.fd  # noqa: B018  # as `EntryTable.both`: it may open that again, before the other one is looked for
-            place = self._present_place(entry)
             known: _Known | None = entry.mapped
             if place is not None:
-                store.link(*place, parent.fd, name)
+                old, old_name = place
+                old_fd, new_fd = self.table.both(old, parent)
+                store.link(old_fd, old_name, new_fd, name)
             elif known is not None and known[1] != NOTHING:
                 store.write(parent.fd, name, dump(known[1]))
             else:
@@ -185,15 +244,15 @@ class MappedFile(MappedModel):
 
     def unlink(self, parent: Entry, name: bytes) -> None:
         """See `SecurityModel.unlink`."""
-        entry = self._held(parent, name)
+        self._remember(parent, name)
         super().unlink(parent, name)
-        self._gone(entry, parent, name)
+        self._gone(parent, name)
 
     def rmdir(self, parent: Entry, name: bytes) -> None:
         """See `SecurityModel.rmdir`: a folder with nothing but metadata in it is empty."""
         if name in _DOTS:
             super().rmdir(parent, name)  # which refuses it
-        entry = self._held(parent, name)
+        self._remember(parent, name)
         aside = store.set_aside(parent.fd, name)
         try:
             super().rmdir(parent, name)
@@ -203,7 +262,7 @@ class MappedFile(MappedModel):
             raise
         if aside is not None:
             store.throw_away(parent.fd, aside)
-        self._gone(entry, parent, name)
+        self._gone(parent, name)
 
     def discard(self, parent: Entry, name: bytes, *, folder: bool) -> None:
         """See `SecurityModel.discard`."""
@@ -214,7 +273,7 @@ class MappedFile(MappedModel):
         """See `SecurityModel.rename`."""
         moving = self._number(old, old_name)
         target = self._number(new, new_name)
-        loser = self._held(new, new_name)
+        self._remember(new, new_name)
         if target is not None:  # there would be no way back
             old_fd, new_fd = self.table.both(old, new)
             store.prepare(old_fd, old_name, new_fd)
@@ -225,8 +284,6 @@ class MappedFile(MappedModel):
                 raise
         if target is not None and target == moving:
             return  # two names of one object: rename(2) has done nothing
-        if loser is not None:
-            self.table.detach(loser, new, new_name)
         try:
             old_fd, new_fd = self.table.both(old, new)
             if target is None:

@@ -9,7 +9,7 @@ from pyvirtfs.fsdev.entries import Entry
 from pyvirtfs.fsdev.security.model import SecurityModel
 
 _OVERLOOKED: Final = frozenset({errno.EPERM, errno.EINVAL, errno.EOPNOTSUPP, errno.ENOSYS})
-"""Not allowed; an owner that the user namespace or an id map does not know; a file system without owners."""
+"""Not allowed; an owner that the user namespace does not know; a file system without owners."""
 
 
 class NoModel(SecurityModel):

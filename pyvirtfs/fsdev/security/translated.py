@@ -1,8 +1,13 @@
 """``passthrough`` and ``none`` with other ids on the host than in the guest: ``uidmap``, ``gidmap``, ``squash``.
 
 A guest must not get at ids of the host that are not its own. So what is made by nobody in particular belongs to the
-guest's nobody and not to the server's user, and no program gets a set-id bit that runs it as somebody who is in no
+guest's nobody and not to the server's user; nobody in no range makes anything, with ``none`` neither, which overlooks
+what the host refuses but not what the map does; and no program gets a set-id bit that runs it as somebody who is in no
 range: neither one that was there nor, with ``none``, one whose owner could not be given.
+
+The group is not always the guest's choice: in 9P2000 and 9P2000.u, and in a folder with the set-group-id bit, it is the
+folder's, and that may be one of the host that the guest sees as 65534. There the new object has the folder's group on
+the host, too, as in a user namespace of Linux.
 """
 
 from __future__ import annotations
@@ -84,13 +89,23 @@ class TranslatedModel(SecurityModel):
         device: int = 0,
     ) -> bool:
         """See `SecurityModel.settle`."""
-        uid, gid = self._users.maker(uid), self._groups.maker(gid)
+        uid, gid = self._users.to_host(self._users.maker(uid)), self._group_in(parent, self._groups.maker(gid))
         given = uid != NONUNAME or gid != NONUNAME
         if given:
-            self.chown(entry, uid, gid)
+            super().chown(entry, uid, gid)
             now = self.table.stat(entry.fd)  # chown(2) clears set-id bits
         mode &= ~self._foreign_set_ids(now, mode)
         return super().settle(entry, now, mode, NONUNAME, NONUNAME, parent, name, device) or given
+
+    def _group_in(self, parent: Entry, gid: int) -> int:
+        """The host's group of what is made in a folder: that of the folder if its own is what the guest asks for."""
+        try:
+            return self._groups.to_host(gid)
+        except OSError:
+            host = self.table.stat(parent.fd).gid
+            if self._groups.to_guest(host) != gid:
+                raise
+            return host
 
     def getxattr(self, entry: Entry, name: bytes) -> bytes:
         """See `SecurityModel.getxattr`; access control lists hold ids, too."""
@@ -104,12 +119,12 @@ class TranslatedModel(SecurityModel):
         super().setxattr(entry, name, value, flags)
 
 
-class TranslatedPassthrough(Passthrough, TranslatedModel):
+class TranslatedPassthrough(TranslatedModel, Passthrough):
     """``passthrough`` with other ids on the host."""
 
 
-class TranslatedNoModel(NoModel, TranslatedModel):
-    """``none`` with other ids on the host; an owner that cannot be given is overlooked."""
+class TranslatedNoModel(TranslatedModel, NoModel):
+    """``none`` with other ids on the host; an owner whom the host refuses is overlooked."""
 
 
 TRANSLATED: Final[dict[str, type[TranslatedModel]]] = {

@@ -8,7 +8,7 @@ import stat
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
-from pyvirtfs.fsdev.driver import Attributes, Qid, SetAttributes
+from pyvirtfs.fsdev.driver import QID_DIRECTORY, Attributes, Qid, SetAttributes
 from pyvirtfs.p9 import codec
 from pyvirtfs.p9 import constants as c
 from pyvirtfs.p9.names import check_moved_name
@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 
 _STAT_HEADER_SIZE: Final = 11
 """Bytes of an Rstat up to and with its stat's own size."""
+_SET_IDS: Final = stat.S_ISUID | stat.S_ISGID
 _SIZE_MAX: Final = (1 << 63) - 1
 _NSEC_PER_SEC: Final = 10**9
 
@@ -209,7 +210,11 @@ def _wstat(session: Session, fid: Fid, changes: _Changes) -> Procedure[None]:
     try:
         renamed = bool(changes.name) and changes.name != name
         if renamed:
-            yield from _check_rename(session, folder, name, changes.name)
+            yield from _check_rename(session, folder, name, changes.name, is_folder=stat.S_ISDIR(attributes.mode))
+        if first.mode is not None and first.mode & _SET_IDS and (first.uid is not None or first.gid is not None):
+            # A driver changes the mode first, and the owner then costs it the set-id bits that are asked for.
+            yield driver.setattr, node, SetAttributes(uid=first.uid, gid=first.gid), fid.uid
+            first = first._replace(uid=None, gid=None)
         if first != SetAttributes():
             yield driver.setattr, node, first, fid.uid
         if renamed:
@@ -262,24 +267,27 @@ def _first_changes(changes: _Changes, attributes: Attributes, *, unix: bool) -> 
     )
 
 
-def _check_rename(session: Session, folder: Any, name: bytes, new_name: bytes) -> Procedure[None]:
-    """Refuse to rename the root, and in 9P2000 to replace what has the new name; 9P2000.u replaces it as rename(2)."""
+def _check_rename(session: Session, folder: Any, name: bytes, new_name: bytes, *, is_folder: bool) -> Procedure[None]:
+    """Refuse to rename the root, and in 9P2000 to replace what has the new name; 9P2000.u replaces it as rename(2).
+
+    The new name is looked up in any case: the driver may refuse it, and that must be known before anything is changed.
+    """
     check_moved_name(new_name)
     if name == ROOT_NAME:
         raise OSError(errno.EBUSY, "the root cannot be renamed")
     if folder is None:
         raise OSError(errno.EOPNOTSUPP, "the driver does not say where the object is")
-    if session.dialect.unix:
-        return
     try:
-        walk = yield session.driver.walk, folder, (new_name,)
+        qids, node = yield session.driver.walk, folder, (new_name,)
     except OSError as error:
         if error.errno == errno.ENOENT:
             return
         raise
-    if walk.node is not None:
-        session.fids.release(walk.node)
-    raise OSError(errno.EEXIST, f"{new_name[:64]!r} exists")
+    session.fids.release(node)
+    if not session.dialect.unix:
+        raise OSError(errno.EEXIST, f"{new_name[:64]!r} exists")
+    if is_folder is not bool(qids[-1][0] & QID_DIRECTORY):
+        raise OSError(errno.ENOTDIR if is_folder else errno.EISDIR, f"{new_name[:64]!r} is of another type")
 
 
 def finish_wstat(_session: Session, request: Request, _value: None) -> bytes:

@@ -11,7 +11,7 @@ import tempfile
 import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
 from pyvirtfs.fsdev.driver import SetAttributes
 from pyvirtfs.fsdev.entries import Node
@@ -21,7 +21,7 @@ NAMES = st.sampled_from([b"a", b"b", b"d", b"e"])
 FOLDERS = st.sampled_from([(), (b"d",), (b"e",), (b"d", b"e")])
 KINDS = st.sampled_from([stat.S_IFREG, stat.S_IFIFO, stat.S_IFSOCK, stat.S_IFBLK])
 IDS = st.integers(0, 9)
-
+HELD = st.integers(0, 5)
 
 TOP = "/dev/shm" if os.access("/dev/shm", os.W_OK) else tempfile.gettempdir()
 
@@ -58,7 +58,11 @@ class Export:
         qid, seen = self.driver.getattr(node)
         target = self.driver.readlink(node) if qid.type == 2 else None
         links = 0 if qid.type == 0x80 else seen.nlink
-        return qid.type, links, seen.uid, seen.gid, seen.mode, seen.rdev_major, seen.size * (qid.type != 0x80), target
+        size = seen.size * (qid.type != 0x80)
+        folder, name = self.driver.place(node)
+        if folder is not None:
+            self.driver.release(folder)
+        return qid.type, links, seen.uid, seen.gid, seen.mode, seen.rdev_major, size, target, folder is not None, name
 
     def tree(self, names: tuple[bytes, ...] = ()) -> dict[tuple[bytes, ...], object]:
         """Everything that can be found."""
@@ -83,6 +87,14 @@ class Agreement(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
         self.exports = [Export("mapped-file"), Export("mapped-xattr")]
+
+    @initialize()
+    def start(self) -> None:
+        """Something to work with, and held: what chance alone makes seldom meets."""
+        self.mkdir((), b"d", 1)
+        for name, kind in ((b"a", stat.S_IFREG), (b"b", stat.S_IFIFO)):
+            self.mknod((), name, kind, 0o4755, 2, 3)
+            self.hold((), name)
 
     def both(self, method: str, *paths: tuple[bytes, ...] | bytes, **keywords: object) -> None:
         """Call a method of both drivers, with nodes in the places of paths: with the same result."""
@@ -133,6 +145,41 @@ class Agreement(RuleBasedStateMachine):
         for export in self.exports:
             with contextlib.suppress(OSError):
                 export.held.append(export.walk((*folder, name)))
+
+    def both_held(self, index: int, method: str, *arguments: object, to: tuple[bytes, ...] | None = None) -> None:
+        """As `both`, of a node that is held; with a folder behind it, if there is one."""
+        results: list[object] = []
+        for export in self.exports:
+            if not export.held:
+                return
+            folders: list[Node] = []
+            try:
+                folders = [] if to is None else [export.walk(to)]
+                getattr(export.driver, method)(export.held[index % len(export.held)], *folders, *arguments)
+                results.append(None)
+            except OSError as error:
+                results.append(error.errno)
+            for folder in folders:
+                export.driver.release(folder)
+        assert results[0] == results[1], method
+
+    @rule(index=HELD, uid=IDS, mode=st.none() | st.integers(0, 0o7777))
+    def change_held(self, index: int, uid: int, mode: int | None) -> None:
+        self.both_held(index, "setattr", SetAttributes(mode=mode, uid=uid), uid)
+
+    @rule(index=HELD, folder=FOLDERS, name=NAMES)
+    def rename_held(self, index: int, folder: tuple[bytes, ...], name: bytes) -> None:
+        self.both_held(index, "rename", name, to=folder)
+
+    @rule(index=HELD)
+    def remove_held(self, index: int) -> None:
+        self.both_held(index, "remove")
+
+    @rule(index=HELD)
+    def let_go(self, index: int) -> None:
+        for export in self.exports:
+            if export.held:
+                export.driver.release(export.held.pop(index % len(export.held)))
 
     @invariant()
     def agree(self) -> None:

@@ -93,23 +93,59 @@ def test_chown(translated: Callable[..., Any], root: Path) -> None:
 @needs_root
 @pytest.mark.parametrize("model", ["passthrough", "none"])
 def test_a_user_in_no_range(translated: Callable[..., Any], root: Path, model: str) -> None:
-    """Under passthrough it cannot own, so not create, anything; under none the server's user owns it."""
+    """It cannot own, so not create, anything: not even under none, or it would be the server's."""
     driver, top = translated(model)
-    if model == "none":
-        driver.mkdir(top, b"folder", 0o751, 70000, 0)
-        assert owner(root / "folder") == (0, 0)
-        assert seen(driver, top, b"folder") == (OVERFLOW_ID, OVERFLOW_ID, 0o751)
-        return
     calls: tuple[Callable[[], object], ...] = (
         lambda: driver.mkdir(top, b"x", 0o755, 70000, 0),
         lambda: driver.create(top, b"x", os.O_RDWR, 0o644, 0, 70000),
+        lambda: driver.create(top, b"x", os.O_RDWR, 0o644, 70000, 0),
+        lambda: driver.mkdir(top, b"x", 0o755, 0, 70000),
         lambda: driver.symlink(top, b"x", b"y", 70000, 0),
         lambda: driver.mknod(top, b"x", stat.S_IFREG | 0o644, 0, 0, 70000, 0),
     )
     for call in calls:
-        with pytest.raises(OSError, match="no range"):
+        with pytest.raises(OSError, match="no range") as caught:
             call()
+        assert caught.value.errno == errno.EINVAL
         assert os.listdir(root) == []
+
+
+@needs_root
+@pytest.mark.parametrize("model", ["passthrough", "none"])
+def test_nothing_is_given_to_a_user_in_no_range(translated: Callable[..., Any], root: Path, model: str) -> None:
+    driver, top = translated(model)
+    driver.mkdir(top, b"folder", 0o755, 5, 5)
+    node = driver.walk(top, [b"folder"]).node
+    for changes in (SetAttributes(uid=70000), SetAttributes(uid=1, gid=70000), SetAttributes(gid=OVERFLOW_ID + 1)):
+        with pytest.raises(OSError, match="no range"):
+            driver.setattr(node, changes, 0)
+    driver.release(node)
+    assert owner(root / "folder") == (100004, 200004)
+
+
+FEW = {"uidmap": "0:100000:1000", "gidmap": "0:200000:1000"}
+"""The guest's nobody is in no range."""
+
+
+@needs_root
+@pytest.mark.parametrize("model", ["passthrough", "none"])
+def test_the_group_of_a_folder_of_the_host(translated: Callable[..., Any], root: Path, model: str) -> None:
+    """A client asks for it where it has no choice; it sees it as 65534, which is in no range."""
+    os.chown(root, 0, 77)
+    driver, top = translated(model, **FEW)
+    node, file, _ = driver.create(top, b"file", os.O_RDWR, 0o6755, 5, OVERFLOW_ID)
+    driver.close_file(file)
+    driver.release(node)
+    driver.mkdir(top, b"folder", 0o755, 6, OVERFLOW_ID)
+    driver.symlink(top, b"link", b"nowhere", 7, OVERFLOW_ID)
+    driver.mknod(top, b"fifo", stat.S_IFIFO | 0o640, 0, 0, 8, OVERFLOW_ID)
+    owners = [owner(root / name) for name in ("file", "folder", "link", "fifo")]
+    assert owners == [(100005 + index, 77) for index in range(4)]
+    assert seen(driver, top, b"file") == (5, OVERFLOW_ID, 0o4755)  # nothing runs as a group of the host
+    os.chown(root, 0, 200003)
+    for uid, gid in ((5, OVERFLOW_ID), (OVERFLOW_ID, 3), (NONUNAME, NONUNAME)):  # which is no group of this folder
+        with pytest.raises(OSError, match="no range"):
+            driver.mkdir(top, b"other", 0o755, uid, gid)
 
 
 @needs_root
@@ -248,16 +284,15 @@ def test_nobody_in_particular_makes_nothing_of_the_servers(
     translated: Callable[..., Any], root: Path, model: str, uid: int
 ) -> None:
     driver, top = translated(model)
-    if (model, uid) == ("passthrough", 99999):
+    if uid == 99999:
         with pytest.raises(OSError, match="no range"):
             driver.create(top, b"shell", os.O_RDWR, 0o6755, uid, uid)
         assert not list(root.iterdir())
         return
     node, file, _ = driver.create(top, b"shell", os.O_RDWR, 0o6755, uid, uid)
     driver.close_file(file)
-    expected = (100000 + OVERFLOW_ID - 1, 200000 + OVERFLOW_ID - 1) if uid == NONUNAME else (0, 0)
-    assert owner(root / "shell") == expected
-    assert stat.S_IMODE((root / "shell").stat().st_mode) == (0o6755 if uid == NONUNAME else 0o755)
+    assert owner(root / "shell") == (100000 + OVERFLOW_ID - 1, 200000 + OVERFLOW_ID - 1)
+    assert stat.S_IMODE((root / "shell").stat().st_mode) == 0o6755
     driver.release(node)
 
 

@@ -321,8 +321,30 @@ def test_failing_halfway(older: Peer, export: Export) -> None:
     assert refused(older, 1, name=b"new", length=0) == b"Directory not empty"
     assert changed(export) == [("rename", b"new")]
     export.failing["walk"] = OSError(errno.EIO, "disk")
-    if older.coder is codec.PLAIN:
-        assert refused(older, 1, name=b"new") == b"Input/output error"
+    assert refused(older, 1, name=b"new", mode=0o600) == b"Input/output error"
+    assert changed(export) == [("rename", b"new")]
+    assert len(export.nodes) == 3
+
+
+def test_set_id_bits_are_those_of_the_new_owner(unix: Peer, export: Export) -> None:
+    """With the mode first, the change of the owner would clear them."""
+    wstat(unix, 1, mode=c.DMSETUID | 0o755, n_uid=7, mtime=1)
+    wstat(unix, 1, mode=0o711, n_gid=8)
+    assert changed(export) == [
+        ("setattr", SetAttributes(uid=7), 1000),
+        ("setattr", SetAttributes(mode=0o4755, mtime_ns=10**9), 1000),
+        ("setattr", SetAttributes(mode=0o711, gid=8), 1000),
+    ]
+
+
+def test_a_name_that_cannot_be_had_changes_nothing(unix: Peer, export: Export) -> None:
+    export.add("other", b"x")
+    export.add("second", mode=stat.S_IFDIR | 0o755)
+    assert refused(unix, 1, name=b"second", mode=0o600) == b"Is a directory"
+    assert refused(unix, 2, name=b"other", mode=c.DMDIR | 0o700) == b"Not a directory"
+    export.failing["walk"] = OSError(errno.EINVAL, "hidden")
+    assert refused(unix, 1, name=b"hidden", mode=0o600) == b"Invalid argument"
+    assert not changed(export)
     assert len(export.nodes) == 3
 
 
@@ -373,8 +395,7 @@ def test_changes_later(older: Peer, export: Export) -> None:
     while export.waiting:
         waited.append(export.waiting[0][0])
         older.finish()
-    walk = ["walk"] if older.coder is codec.PLAIN else []
-    assert waited == ["getattr", "place", *walk, "setattr", "rename", "setattr"]
+    assert waited == ["getattr", "place", "walk", "setattr", "rename", "setattr"]
     assert older.reply(token)[0] == c.RWSTAT
     assert len(export.nodes) == 3
 
