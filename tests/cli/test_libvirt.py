@@ -246,8 +246,8 @@ def test_the_whole_domain_alone_is_printed_while_it_is_served(
     assert process.stderr is not None
     assert "READY\n" in iter(process.stderr.readline, "")
     process.send_signal(signal.SIGTERM)
-    printed, errors = process.communicate(timeout=30)
-    assert (process.returncode, errors) == (0, "")
+    printed, _ = process.communicate(timeout=30)
+    assert process.returncode == 0
     assert printed == run("libvirt", "--print", *arguments, str(tmp_path / "vm.xml")).stdout
     read, write = os.pipe()
     with os.fdopen(read) as told_there:
