@@ -110,15 +110,21 @@ class Work:
         os.write(self.write, b"x")
 
 
-@pytest.mark.parametrize("status", [0, 1, 77])
-def test_its_exit_status(status: int) -> None:
+@pytest.fixture
+def work() -> Iterator[Work]:
     work = Work()
+    yield work
+    os.close(work.read)
+    os.close(work.write)
+
+
+@pytest.mark.parametrize("status", [0, 1, 77])
+def test_its_exit_status(status: int, work: Work) -> None:
     assert run(["sh", "-c", f"sleep 0.05; exit {status}"], work.serve, work.stop) == status
     assert work.stopped
 
 
-def test_it_ends_before_the_work_begins() -> None:
-    work = Work()
+def test_it_ends_before_the_work_begins(work: Work) -> None:
 
     def serve() -> None:
         time.sleep(0.2)
@@ -128,13 +134,12 @@ def test_it_ends_before_the_work_begins() -> None:
 
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSEGV, signal.SIGTERM])
-def test_a_signal_that_has_ended_it(number: signal.Signals) -> None:
-    work = Work()
+def test_a_signal_that_has_ended_it(number: signal.Signals, work: Work) -> None:
     assert run(["sh", "-c", f"kill -{number.value} $$"], work.serve, work.stop) == 128 + number
 
 
 @pytest.mark.parametrize("number", FORWARDED)
-def test_signals_are_forwarded(number: signal.Signals, tmp_path: Path) -> None:
+def test_signals_are_forwarded(number: signal.Signals, tmp_path: Path, work: Work) -> None:
     ready = tmp_path / "ready"
     lines = f"trap 'exit 5' {number.name.removeprefix('SIG')}; touch {ready}; while :; do sleep 0.02; done"
 
@@ -145,20 +150,18 @@ def test_signals_are_forwarded(number: signal.Signals, tmp_path: Path) -> None:
 
     thread = threading.Thread(target=send)
     thread.start()
-    work = Work()
     before = [signal.getsignal(each) for each in (*FORWARDED, signal.SIGCHLD)]
     assert run(["sh", "-c", lines], work.serve, work.stop) == 5
     thread.join()
     assert [signal.getsignal(each) for each in (*FORWARDED, signal.SIGCHLD)] == before
 
 
-def test_a_signal_from_before_the_start_is_forwarded() -> None:
+def test_a_signal_from_before_the_start_is_forwarded(work: Work) -> None:
     @contextlib.contextmanager
     def hurry() -> Iterator[None]:
         os.kill(os.getpid(), signal.SIGTERM)
         yield
 
-    work = Work()
     assert run(["sleep", "60"], work.serve, work.stop, around_start=hurry()) == 128 + signal.SIGTERM
 
 
@@ -216,17 +219,15 @@ def test_a_signal_before_there_is_a_program(tmp_path: Path) -> None:
     assert not started.exists()
 
 
-def test_a_signal_after_its_end_does_nothing() -> None:
-    work = Work()
+def test_a_signal_after_its_end_does_nothing(work: Work) -> None:
     with Signals() as signals:
         assert run(["sh", "-c", "exit 7"], work.serve, work.stop, signals=signals) == 7
         for number in FORWARDED:
             os.kill(os.getpid(), number)
 
 
-def test_an_end_is_noticed_while_somebody_asks_for_it() -> None:
+def test_an_end_is_noticed_while_somebody_asks_for_it(work: Work) -> None:
     """The handler of SIGCHLD may come in the middle of Popen.poll, which has its lock then."""
-    work = Work()
 
     def serve() -> None:
         child = signals._child
