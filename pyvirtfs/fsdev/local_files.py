@@ -28,6 +28,8 @@ _HOST_FLAGS: Final = os.O_CLOEXEC | os.O_NOCTTY | os.O_NONBLOCK
 """NONBLOCK: a lease that another program of the host holds must not make us wait; nor must reading, where something
 that waits looks like a regular file (as /proc/kmsg does)."""
 _WRITE_FLAGS: Final = os.O_WRONLY | os.O_RDWR | os.O_TRUNC | os.O_APPEND
+_WRITING: Final = frozenset({os.O_WRONLY, os.O_RDWR})
+"""The access modes to write with; O_WRONLY | O_RDWR is for ioctl(2) only."""
 _FOLDER_FLAGS: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
 _START_WRITING: Final = SYNC_FILE_RANGE_WAIT_BEFORE | SYNC_FILE_RANGE_WRITE
 
@@ -77,7 +79,7 @@ class LocalFiles(LocalCore):
         """The file of a descriptor."""
         entry.refs += 1
         self._table.others += 1
-        writable = bool(flags & (os.O_WRONLY | os.O_RDWR)) and entry.kind == stat.S_IFREG
+        writable = flags & os.O_ACCMODE in _WRITING and entry.kind == stat.S_IFREG
         again = flags & FILE_FLAGS & ~os.O_TRUNC | _HOST_FLAGS
         clears_set_ids = writable and self._set_ids_survive and not self._model.keeps_set_ids(entry, uid)
         file = LocalFile(fd, entry, again, clears_set_ids=clears_set_ids)
@@ -131,7 +133,7 @@ class LocalFiles(LocalCore):
     @staticmethod
     def _write_nothing(file: LocalFile) -> int:
         """Write no bytes; EBADF if there could not be any, as write(2)."""
-        writable = file.entry.kind == stat.S_IFREG and file.flags & os.O_ACCMODE in {os.O_WRONLY, os.O_RDWR}
+        writable = file.entry.kind == stat.S_IFREG and file.flags & os.O_ACCMODE in _WRITING
         return 0 if writable else fail(errno.EBADF)
 
     def fsync(self, file: LocalFile, *, datasync: bool) -> None:

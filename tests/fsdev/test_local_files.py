@@ -40,6 +40,16 @@ def tree(root: Path) -> None:
     os.symlink("file", root / "link")
 
 
+def test_a_write_that_is_not_allowed_keeps_set_ids(driver: LocalDriver, at: At) -> None:
+    node = at(b"file")
+    driver.setattr(node, SetAttributes(mode=0o4755), 0)
+    file, _ = driver.open(node, os.O_WRONLY | os.O_RDWR, 1000)  # for ioctl(2)
+    with pytest.raises(OSError, match="Bad file"):
+        write(driver, file, 0, b"x")
+    assert stat.S_IMODE(driver.getattr(node)[1].mode) == 0o4755
+    driver.close_file(file)
+
+
 def test_writing_no_bytes(driver: LocalDriver, at: At) -> None:
     for flags, writable in ((os.O_RDONLY, False), (os.O_WRONLY, True), (os.O_RDWR, True), (os.O_ACCMODE, False)):
         file, _ = driver.open(at(b"file"), flags, 0)
