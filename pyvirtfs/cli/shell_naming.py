@@ -44,7 +44,7 @@ class Naming(Runner):
             try:
                 path = self.path(name)
                 if "-r" in options and stat.S_ISDIR(path.lstat().st_mode):
-                    self._remove_tree(name)
+                    self._remove_tree(name, force="-f" in options)
                 else:
                     path.unlink()
             except FileNotFoundError as error:
@@ -53,7 +53,7 @@ class Naming(Runner):
             except OSError as error:
                 self._complain("rm", f"{printable(name)}: {reason(error)}")
 
-    def _remove_tree(self, top: str) -> None:
+    def _remove_tree(self, top: str, *, force: bool) -> None:
         """Remove a folder and all that is in it. What cannot be removed is told; the folders above it stay then."""
         pending: list[tuple[str, int | None]] = [(top.rstrip("/"), stat.S_IFDIR)]
         full: set[str] = set()
@@ -72,6 +72,8 @@ class Naming(Runner):
                 else:
                     path.unlink()
             except OSError as error:
+                if force and isinstance(error, FileNotFoundError):  # somebody else was faster
+                    continue
                 self._complain("rm", f"{printable(name)}: {reason(error)}")
                 full.add(posixpath.dirname(name))
 

@@ -256,9 +256,10 @@ def reason(error: OSError) -> str:
 
 def number_of(text: str, most: int) -> int:
     """A number that was typed. CommandError if it is none from 0 to `most`."""
-    if not (text.isascii() and text.isdecimal()) or int(text[:30]) > most:
+    digits = text.lstrip("0") or text[:1]
+    if not (text.isascii() and text.isdecimal()) or len(digits) > len(str(most)) or int(digits) > most:
         raise CommandError(f"{text!r} is not a number from 0 to {most}")
-    return int(text)
+    return int(digits)
 
 
 def _output(call: Callable[P, T]) -> Callable[P, T]:

@@ -335,10 +335,12 @@ class EntryTable:
             try:
                 if len(self.open) + self.others >= self.budget:
                     self.check_room(1)
+                if self.closer is not None and path in self.closed:
+                    entry = self.closer.found(path, fd)
             except OSError:
                 _close(fd)
                 raise
-            if self.closer is not None and path in self.closed and (entry := self.closer.found(path, fd)) is not None:
+            if entry is not None:
                 entry.refs += 1
             else:
                 self.open[path] = entry = Entry(fd, path, mode & 0o170000, self._recent_writes.pop(path, 0))

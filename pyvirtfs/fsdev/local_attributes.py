@@ -9,6 +9,7 @@ from __future__ import annotations
 import errno
 import os
 import stat
+from contextlib import AbstractContextManager, nullcontext
 from typing import Final
 from zlib import crc32
 
@@ -66,7 +67,7 @@ class LocalAttributes(LocalCore):
             if not 0 <= size < _INT64:
                 fail(errno.EFBIG)
         if mode is not None:
-            with self._closer.kept_open(entry):
+            with self._kept_open(entry):
                 self._model.chmod(entry, stat.S_IMODE(mode))
         if atime is not None or mtime is not None:
             utimens_descriptor(entry.fd, atime, mtime)
@@ -77,8 +78,12 @@ class LocalAttributes(LocalCore):
         if touch and changes[:6] == _NOTHING:
             fchownat(entry.fd, b"", KEEP_ID, KEEP_ID)
 
+    def _kept_open(self, entry: Entry) -> AbstractContextManager[None]:
+        """For a change of mode or owner, which in a mapped model forbids nothing on the host."""
+        return nullcontext() if self._model.mapped else self._closer.kept_open(entry)
+
     def _chown(self, entry: Entry, owner: int | None, group: int | None, uid: int) -> None:
-        with self._closer.kept_open(entry):
+        with self._kept_open(entry):
             self._model.chown(entry, NONUNAME if owner is None else owner, NONUNAME if group is None else group)
         if self._set_ids_survive and not self._model.keeps_set_ids(entry, uid):
             # Linux did it itself, unless the file system or the model left the owner as it was.

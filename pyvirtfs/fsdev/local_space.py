@@ -105,15 +105,21 @@ class LocalSpace(LocalCreate, LocalNames, LocalAttributes):
             fail(errno.ENOSPC)
 
     def _measured_again(self) -> bool:
-        """Look again at what there is, unless that was done just now; whether it was."""
+        """Look again at what there is, unless that was done just now; whether that could be seen."""
         limits = self._limits
         if not limits.may_measure:
             return False
         table = self._table
-        orphans = [
-            found.blocks * BLOCK_NBYTES for entry in table.open.values() if not (found := table.stat(entry.fd)).nlink
-        ]
-        limits.measure(table.root.fd, orphans)
+        orphans = []
+        for entry in table.open.values():
+            with contextlib.suppress(OSError):
+                found = table.stat(entry.fd)
+                if not found.nlink:
+                    orphans.append(found.blocks * BLOCK_NBYTES)
+        try:
+            limits.measure(table.root.fd, orphans)
+        except OSError:  # a guest may have taken the permission to read it; what was known counts on
+            return False
         return True
 
     def _fitting(self, file: LocalFile, found: Attributes, offset: int, nbytes: int) -> int:
@@ -175,11 +181,15 @@ class LocalSpace(LocalCreate, LocalNames, LocalAttributes):
         if not file.flags & os.O_ACCMODE or file not in self._files or entry.closed is not None:
             super().close_file(file)
             return
-        before = self._taken(entry.fd)
+        before = None
+        with contextlib.suppress(OSError):  # closing never fails; the next measurement tells
+            before = self._taken(entry.fd)
         entry.refs += 1
         try:
             super().close_file(file)
-            self._limits.changed(self._taken(entry.fd) - before)
+            if before is not None:
+                with contextlib.suppress(OSError):
+                    self._limits.changed(self._taken(entry.fd) - before)
         finally:
             self._table.drop(entry)
 

@@ -209,6 +209,7 @@ class SpaceLimits:
             OSError: As `measure`.
         """
         began = time.monotonic()
+        self._again = began + 1.0
         unseen: list[bytes] = []
         used = measure(root, unseen) + sum(orphans)
         self.used = max(used, self.used) if unseen else used

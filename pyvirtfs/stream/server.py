@@ -218,7 +218,8 @@ class Server:
 
     def _has_place(self) -> bool:
         """Whether one more client may come; where there is no place, one may have to go that takes no replies."""
-        if len(self.connections) + len(self._leaving) >= self._limits.connections and self._stalled:
+        full = len(self.connections) + len(self._leaving) >= self._limits.connections
+        if full and self._stalled and not self._leaving:  # of those that are leaving, one may be about to be done
             longest = min(self._stalled, key=self._stalled.__getitem__)
             if self._stalled[longest] + self._limits.stalled <= time.monotonic():
                 self._hang_up(longest, f"{longest.delay}, and another client needs its place")

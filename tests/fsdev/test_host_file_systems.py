@@ -66,13 +66,20 @@ def host(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
 @pytest.mark.parametrize("budget", [None, pytest.param(40, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("model", sorted(MODELS))
 def test_conformance(host: Path, model: str, budget: int | None) -> None:
+    if budget and host.parent.name.startswith("overlay"):
+        pytest.skip("on overlayfs everything stays open")
     numbers = itertools.count()
+    top = host / "exports"
+    top.mkdir()
 
     def make() -> LocalDriver:
-        folder = host / f"{model} {budget} {next(numbers)}"
+        folder = top / f"{next(numbers)}"
         folder.mkdir()
         return LocalDriver(folder, model, max_descriptors=budget)
 
-    report = check_driver(make)
+    try:
+        report = check_driver(make)
+    finally:
+        shutil.rmtree(top)  # a file system has only so many inodes
     assert len(report.passed) > 100
     assert set(report.skipped.values()) <= {"the export is not read-only", "acls is not offered"}

@@ -446,3 +446,40 @@ def test_a_guest_sees_a_full_disk(root: Path) -> None:
         path.unlink()
         path.write_bytes(b"x" * 64 * KIB)
     assert (root / "file").stat().st_size == 64 * KIB
+
+
+def test_a_file_is_closed_whatever_can_be_seen_of_it(
+    limited: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    driver, top = limited(1 << 20)
+    node, file, _ = driver.create(top, b"file", os.O_RDWR, 0o600, 0, 0)
+    write(driver, file, 0, b"x" * 8 * KIB)
+
+    def broken(*_arguments: object) -> int:
+        raise OSError(errno.EIO, "Input/output error")
+
+    monkeypatch.setattr(driver, "_taken", broken)
+    fd = file.fd
+    driver.close_file(file)
+    with pytest.raises(OSError, match="Bad file descriptor"):
+        os.fstat(fd)
+    driver.release(node)
+
+
+def test_what_cannot_be_measured_counts_as_before(
+    limited: Callable[..., Any], root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    driver, top = limited(du(root) + 64 * KIB)
+    node, file, _ = driver.create(top, b"file", os.O_RDWR, 0o600, 0, 0)
+
+    def forbidden(*_arguments: object) -> int:
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    monkeypatch.setattr("pyvirtfs.fsdev.space.measure", forbidden)
+    with fake_clock() as clock:
+        clock.advance(1e9)
+        assert 0 < write(driver, file, 0, b"x" * 128 * KIB) < 128 * KIB
+        clock.advance(1e9)
+        refused(write, driver, file, 1 << 20, b"x" * 128 * KIB)
+    driver.close_file(file)
+    driver.release(node)
