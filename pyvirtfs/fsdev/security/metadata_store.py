@@ -148,7 +148,11 @@ def write(fd: int, name: bytes, data: bytes, *, shared: bool = False) -> None:
                 _write_all(file, data)
             finally:
                 os.close(file)
-            os.rename(temporary, target, src_dir_fd=folder, dst_dir_fd=target_fd)
+            try:
+                os.rename(temporary, target, src_dir_fd=folder, dst_dir_fd=target_fd)
+            except IsADirectoryError:
+                _make_room(target_fd, target, folder)
+                os.rename(temporary, target, src_dir_fd=folder, dst_dir_fd=target_fd)
         except OSError:
             with contextlib.suppress(OSError):
                 os.unlink(temporary, dir_fd=folder)
@@ -180,8 +184,22 @@ def remove(fd: int, name: bytes) -> None:
     """
     with _existing_folder(fd) as folder:
         if folder is not None:
-            with contextlib.suppress(FileNotFoundError):
+            try:
                 os.unlink(name, dir_fd=folder)
+            except FileNotFoundError:
+                pass
+            except IsADirectoryError:
+                _make_room(folder, name, folder)
+
+
+def _make_room(fd: int, name: bytes, aside: int) -> None:
+    """Remove a folder that stands for metadata; one that holds something gets another name in the folder `aside`."""
+    try:
+        os.rmdir(name, dir_fd=fd)
+    except OSError as error:
+        if error.errno not in {errno.ENOTEMPTY, errno.EEXIST}:
+            raise
+        os.rename(name, _temporary(), src_dir_fd=fd, dst_dir_fd=aside)
 
 
 def link(fd: int, name: bytes, new_fd: int, new_name: bytes) -> None:

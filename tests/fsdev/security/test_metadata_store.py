@@ -39,6 +39,22 @@ def test_write_and_read(fd: int, root: Path, umask: int) -> None:
     assert store.read(fd, b"a\xff") == b"other"
 
 
+@pytest.mark.parametrize("full", [False, True])
+@pytest.mark.parametrize("call", ["write", "remove"])
+def test_a_folder_in_the_place_of_a_record(fd: int, root: Path, call: str, *, full: bool) -> None:
+    """It does not keep the name from ever having one, and what is in it is not lost."""
+    (root / META / "a").mkdir(parents=True)
+    if full:
+        (root / META / "a" / "kept").write_text("content")
+    if call == "write":
+        store.write(fd, b"a", b"one")
+        assert store.read(fd, b"a") == b"one"
+    else:
+        store.remove(fd, b"a")
+        assert not (root / META / "a").exists()
+    assert [path.read_text() for path in (root / META).glob("*/kept")] == ["content"] * full
+
+
 def test_nothing_there(fd: int, root: Path) -> None:
     for name in (b"none", b""):
         with pytest.raises(FileNotFoundError):
@@ -132,10 +148,6 @@ def test_only_regular_files_are_opened(fd: int, root: Path, place: Path, kind: s
     junk(kind, path, place)
     with pytest.raises(store.BadMetadataError):
         store.read(fd, name)
-    if kind == "folder":
-        with pytest.raises(IsADirectoryError):
-            store.write(fd, name, b"x", shared=True)
-        return
     store.write(fd, name, b"x", shared=True)
     assert store.read(fd, name) == b"x"
     assert path.lstat().st_mode == stat.S_IFREG | 0o600
