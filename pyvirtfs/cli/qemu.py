@@ -71,7 +71,7 @@ def qemu(
         for name in named:
             if named.count(name) > 1:
                 raise ConfigError("-virtfs", f"two exports have the id {name!r}: give one of them another id=")
-        folder = os.path.join(socket_base(), f"{_PREFIX}XXXXXXXX")
+        folder = os.path.join(socket_base(), f"{_PREFIX}XXXXXXXX")  # as shown: the real one is made when it is needed
         changed, warnings = _changed(taken, _paths(folder, len(settings)), strict_memory)
         for warning in warnings:
             _log.warning("%s", warning)

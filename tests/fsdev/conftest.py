@@ -14,6 +14,7 @@ import pytest
 from pyvirtfs.errors import ConfigError
 from pyvirtfs.fsdev.entries import Node
 from pyvirtfs.fsdev.local import LocalDriver
+from tests.fsdev.small_budget import export_of
 
 SHM = Path("/dev/shm")
 
@@ -135,3 +136,13 @@ def longest_target(place: Path) -> bytes:
             (place / "link").unlink()
             return b"t" * nbytes
     raise AssertionError("no file system has shorter ones")
+
+
+@pytest.fixture(params=["handles", "names"])
+def small(
+    request: pytest.FixtureRequest, root: Path, no_leak: None, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[LocalDriver]:
+    """A driver with a small budget, and a folder with many files, each of which holds its own name."""
+    export = export_of(root, request.param, monkeypatch)
+    yield export
+    export.close()

@@ -8,7 +8,6 @@ import random
 import stat
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -20,19 +19,9 @@ from pyvirtfs.fsdev.entries import Entry, Node
 from pyvirtfs.fsdev.local import LocalDriver
 from pyvirtfs.fsdev.local_core import ClosedFile, LocalFile
 from pyvirtfs.memory.buffers import ViewBuffers
-from tests.fsdev.small_budget import BUDGET, MANY, content, export_of, held, hold_many, read, release, walk, write
+from tests.fsdev.small_budget import BUDGET, MANY, content, held, hold_many, read, release, walk, write
 
 FULL = "Too many open files in system"
-
-
-@pytest.fixture(params=["handles", "names"])
-def small(
-    request: pytest.FixtureRequest, root: Path, no_leak: None, monkeypatch: pytest.MonkeyPatch
-) -> Iterator[LocalDriver]:
-    """A driver with a small budget, and a folder with many files, each of which holds its own name."""
-    export = export_of(root, request.param, monkeypatch)
-    yield export
-    export.close()
 
 
 def test_a_guest_may_hold_more_objects_than_there_are_descriptors(small: LocalDriver) -> None:

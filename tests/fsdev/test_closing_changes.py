@@ -25,16 +25,6 @@ needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
 SOMEBODY = 12345
 
 
-@pytest.fixture(params=["handles", "names"])
-def small(
-    request: pytest.FixtureRequest, root: Path, no_leak: None, monkeypatch: pytest.MonkeyPatch
-) -> Iterator[LocalDriver]:
-    """A driver with a small budget."""
-    export = export_of(root, request.param, monkeypatch)
-    yield export
-    export.close()
-
-
 def open_many(driver: LocalDriver) -> tuple[list[Node], list[LocalFile]]:
     """Hold and open all files of the folder, which closes whatever can be closed of the rest."""
     nodes = hold_many(driver)
