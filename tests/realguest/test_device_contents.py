@@ -301,6 +301,10 @@ def test_an_export_that_gets_full(cache: str, guest_files: GuestFiles, tmp_path:
         guest = served.boot()
         with mounted(guest, f"msize=131072,cache={cache}"):
             assert guest.python(textwrap.dedent(full)) == f"0 {space}\nTrue\nTrue\n"
-            assert (export / "file").stat().st_blocks * 512 == space
+            found = (export / "file").stat()
+            # A file in more than four pieces takes ext4 one block to find them, as late as when it is written back.
+            tree = found.st_blocks * 512 - found.st_size
+            assert tree in {0, 4096}
+            assert found.st_size in {space, space - tree}
             guest.check("rm /mnt/file && head -c 900000 /dev/zero >/mnt/other")
             assert (export / "other").stat().st_size == 900_000
